@@ -1,0 +1,221 @@
+"""One line a shard, each in its own zstd frame, and the offsets to find one among 100,000.
+
+`shards.jsonl.zst` holds the lines. `shards.idx` is text, one row a shard: the shard's name with its
+path reversed, its frame's offset and length, sorted. A search for a path suffix is then a search
+for a prefix, and a bisection finds it without reading the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from curate.errors import ManifestError
+from curate.pool.tar import printable
+
+FORMAT_VERSION = 1
+HEAD, LINES, INDEX, SOURCE = "manifest.json", "shards.jsonl.zst", "shards.idx", "source.json"
+MAX_LINE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What is kept of one shard.
+
+    Attributes:
+        name: the shard's, relative to the pool's common folder.
+        bytes: size of the source file.
+        first_header: BLAKE2b-128 of the source's first tar header, hexadecimal.
+        headers: BLAKE2b-128 over the digests of every kept header, hexadecimal.
+        samples, kept: counts; the rest is in `dropped` and `failed`, by reason.
+        preamble: bytes of PAX global headers that go before the first sample.
+        runs: [skip, take, skip, take, …] over ordinals.
+        ranges: [gap, length, …] over blocks of 512 bytes of the decompressed tar.
+        kept_bytes: size of the kept entries with their headers and padding.
+    """
+
+    name: str
+    codec: str
+    bytes: int
+    first_header: str
+    headers: str
+    samples: int
+    kept: int
+    dropped: dict[str, int]
+    failed: dict[str, int]
+    preamble: int
+    runs: list[int]
+    ranges: list[int]
+    kept_bytes: int
+
+
+def write_lines(folder: Path, lines: Iterable[Line]) -> None:
+    """Writes the lines and their offsets. Level 3: level 12 is at most a quarter smaller."""
+    compressor = zstandard.ZstdCompressor(level=3, write_checksum=True, write_content_size=True)
+    rows, at = [], 0
+    with (folder / LINES).open("wb") as file:
+        for line in lines:
+            frame = compressor.compress(json.dumps(asdict(line), separators=(",", ":")).encode() + b"\n")
+            file.write(frame)
+            rows.append(f"{_reversed(line.name)}\t{at}\t{len(frame)}\n".encode())
+            at += len(frame)
+    (folder / INDEX).write_bytes(b"".join(sorted(rows)))
+
+
+def read_lines(folder: Path) -> Iterator[Line]:
+    """Yields every line, in order of the shards' names."""
+    with _reading(folder / LINES), (folder / LINES).open("rb") as file:
+        reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        rest = b""
+        while chunk := reader.read(1 << 20):
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from (_line(text, folder) for text in whole)
+        if rest:
+            raise ManifestError(f"{folder / LINES}: the last line is cut short.", hint="Prune again.")
+
+
+def find_line(folder: Path, shard: str) -> Line:
+    """Returns the line of a shard: the exact name, else the longest unique path suffix.
+
+    Cost: a bisection over `shards.idx` and one frame, whatever the number of shards.
+
+    Raises:
+        ManifestError: no such shard, or several that fit equally well.
+    """
+    matches = find_rows(folder, shard)
+    if len(matches) != 1:
+        raise _no_match(folder, shard, [name for name, _, _ in matches])
+    _, at, length = matches[0]
+    with _reading(folder / LINES), (folder / LINES).open("rb") as file:
+        file.seek(at)
+        text = zstandard.ZstdDecompressor().decompress(file.read(length), max_output_size=MAX_LINE_BYTES)
+    return _line(text, folder)
+
+
+def find_rows(folder: Path, shard: str) -> list[tuple[str, int, int]]:
+    """Returns (name, offset, length) of every shard that shares the longest path suffix with `shard`."""
+    parts = [part for part in shard.split("/") if part not in ("", ".")]
+    with _reading(folder / INDEX), (folder / INDEX).open("rb") as file:
+        size = file.seek(0, 2)
+        if size == 0 or not parts:
+            return []
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as rows:
+            exact = _reversed("/".join(parts)).encode()
+            found = [row for row in _with_prefix(rows, exact) if row[0] == "/".join(parts)]
+            for count in range(len(parts), 0, -1):
+                if found:
+                    return found
+                found = list(_with_prefix(rows, _reversed("/".join(parts[-count:])).encode()))
+            return found
+
+
+def read_head(folder: Path) -> dict[str, Any]:
+    """Returns `manifest.json`, its format version checked and nothing else."""
+    path = folder / HEAD
+    with _reading(path):
+        head = json.loads(path.read_bytes())
+    version = head.get("format_version") if isinstance(head, dict) else None
+    if version != FORMAT_VERSION:
+        raise ManifestError(
+            f"{path}: format version {version}.", hint=f"This curate reads version {FORMAT_VERSION}."
+        )
+    return dict(head)
+
+
+def read_root(folder: Path) -> Path:
+    """Returns the folder that the shards' names are relative to, from the unhashed `source.json`."""
+    path = folder / SOURCE
+    with _reading(path):
+        return Path(json.loads(path.read_bytes())["root"])
+
+
+def file_digest(path: Path) -> str:
+    """Returns BLAKE2b-128 of a file, hexadecimal."""
+    with _reading(path), path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def manifest_digest(folder: Path) -> str:
+    """Returns the digest of a manifest: that of `manifest.json`, which holds those of the other files."""
+    return file_digest(folder / HEAD)
+
+
+def _reversed(name: str) -> str:
+    """Returns a name with its path reversed and closed by a slash, control characters escaped."""
+    parts = reversed(name.split("/"))
+    return "".join(_escape(part) + "/" for part in parts)
+
+
+def _escape(part: str) -> str:
+    special = (c for c in set(part) if ord(c) < 32 or c in "%\x7f" or 0xD800 <= ord(c) < 0xE000)
+    for c in sorted(special, key=lambda c: c != "%"):
+        part = part.replace(c, f"%{ord(c):02X};")
+    return part
+
+
+def _unescape(part: str) -> str:
+    head, *rest = part.split("%")
+    return head + "".join(chr(int(code, 16)) + text for code, _, text in (item.partition(";") for item in rest))
+
+
+def _with_prefix(rows: mmap.mmap, prefix: bytes) -> Iterator[tuple[str, int, int]]:
+    at = _bisect(rows, prefix)
+    while at < len(rows) and rows[at : at + len(prefix)] == prefix:
+        end = rows.find(b"\n", at)
+        name, offset, length = rows[at:end].decode().split("\t")
+        yield _unescape("/".join(reversed(name.rstrip("/").split("/")))), int(offset), int(length)
+        at = end + 1
+
+
+def _bisect(rows: mmap.mmap, prefix: bytes) -> int:
+    """Returns the offset of the first row that is not before `prefix`."""
+    low, high = 0, len(rows)
+    while low < high:
+        middle = (low + high) // 2
+        start = rows.rfind(b"\n", low, middle) + 1 or low
+        end = rows.find(b"\n", middle) + 1 or len(rows)
+        if rows[start:end] < prefix:
+            low = end
+        else:
+            high = start
+    return low
+
+
+def _line(text: bytes, folder: Path) -> Line:
+    try:
+        return Line(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise ManifestError(f"{folder / LINES}: a damaged line ({error}).", hint="Prune again.") from error
+
+
+def _no_match(folder: Path, shard: str, names: list[str]) -> ManifestError:
+    if not names:
+        return ManifestError(
+            f"{printable(shard)}: no such shard in {folder}.", hint="`curate verify` lists the shards of a manifest."
+        )
+    shown = ", ".join(printable(name) for name in names[:5]) + (", …" if len(names) > 5 else "")
+    return ManifestError(
+        f"{printable(shard)} could be {len(names)} shards of {folder}: {shown}.", hint="Give more of the path."
+    )
+
+
+class _reading:  # noqa: N801  (used as a verb: `with _reading(path)`)
+    """Turns what the system says of a manifest's file into an error that names it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise ManifestError(f"{self._path}: no such file.", hint="Expected the folder of a manifest.") from None
+        if isinstance(error, OSError | ValueError | KeyError | TypeError | zstandard.ZstdError):
+            raise ManifestError(f"{self._path}: damaged or unreadable ({error}).", hint="Prune again.") from error

@@ -1,0 +1,184 @@
+"""The kept samples of a shard, as a tar: what `curate cat` writes and `curate verify` walks.
+
+The source is checked before the first byte (size, first header) and on the way (every kept header).
+A consumer is never handed a silently short shard: on any error a header is written that announces
+data which does not follow, because readers take an end at an entry's border for a normal end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from curate.errors import CurateError, ManifestError, UsageError
+from curate.manifest.lines import Line, find_line, read_head, read_root
+from curate.pool.sources import DecompressedStream, PlainStream, open_source
+from curate.pool.tar import BLOCK, HeaderReader, split_key
+
+END = bytes(2 * BLOCK)
+CHUNK_BYTES = 1 << 20
+BUFFER_BYTES = 1 << 20
+POISON_NAME = "__curate_error__"
+POISON_BYTES = 1 << 20
+DIGEST_BYTES = 8
+
+Source = PlainStream | DecompressedStream
+Write = Callable[[bytes], object]
+
+
+def copy_kept(line: Line, path: Path, write: Write | None) -> None:
+    """Writes the kept entries of a shard as a complete tar, or with `write=None` only checks them.
+
+    Raises:
+        ManifestError: the source is not the one that was pruned.
+        ShardError: the source cannot be read.
+    """
+    _check_size(line, path)
+    with open_source(path, line.name) as stream:
+        _check_first_header(line, stream)
+    digest = hashlib.blake2b(digest_size=16)
+    with open_source(path, line.name) as stream:
+        if write:
+            write(stream.read(line.preamble))
+        else:
+            stream.skip(line.preamble)
+        at, end = line.preamble, 0  # the first gap counts from the archive's first byte
+        for gap, length in zip(line.ranges[::2], line.ranges[1::2], strict=True):
+            start = end + gap * BLOCK
+            end = start + length * BLOCK
+            stream.skip(start - at)
+            _copy_range(line, stream, start, end, digest, write)
+            at = end
+    if digest.hexdigest() != line.headers:
+        raise _changed(line, "its kept entries have other names, sizes or owners")
+    if write:
+        write(END)
+
+
+def _copy_range(
+    line: Line, stream: Source, start: int, end: int, digest: "hashlib._Hash", write: Write | None
+) -> None:
+    headers = HeaderReader(stream, line.name, at=start)
+    while headers.at < end:
+        header = headers.next()
+        if header is None or headers.at + header.padded > end:
+            raise _changed(line, f"the entries between bytes {start:,} and {end:,} do not end there")
+        is_kept = header.is_file and split_key(header.name) is not None
+        if is_kept:
+            digest.update(hashlib.blake2b(header.blocks, digest_size=DIGEST_BYTES).digest())
+        if is_kept and write:
+            write(header.blocks)
+            _copy(line, stream, header.padded, write)
+        elif stream.skip(header.padded) != header.padded:
+            raise _changed(line, "it is cut short")
+        headers.at += header.padded
+
+
+def _copy(line: Line, stream: Source, size: int, write: Write) -> None:
+    while size:
+        chunk = stream.read(min(size, CHUNK_BYTES))
+        if not chunk:
+            raise _changed(line, "it is cut short")
+        write(chunk)
+        size -= len(chunk)
+
+
+def _check_size(line: Line, path: Path) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise ManifestError(
+            f"{line.name}: cannot be read ({error.strerror}).",
+            hint=f"Looked at {path}. If the pool moved, give its folder with --root.",
+        ) from error
+    if size != line.bytes:
+        raise _changed(line, f"it has {size:,} bytes and had {line.bytes:,}")
+
+
+def _check_first_header(line: Line, stream: Source) -> None:
+    if hashlib.blake2b(stream.read(BLOCK), digest_size=16).hexdigest() != line.first_header:
+        raise _changed(line, "its first tar header is another")
+
+
+def _changed(line: Line, how: str) -> ManifestError:
+    return ManifestError(
+        f"{line.name} is not the shard that was pruned: {how}.", hint="Score and prune the new shards."
+    )
+
+
+def source_path(folder: Path, line: Line, shard: str, root: Path | None) -> Path:
+    """Returns where a shard lies: below the root, else where the caller's own path points."""
+    path = (root or read_root(folder)) / line.name
+    return Path(shard) if not path.exists() and "/" in shard and Path(shard).is_file() else path
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs `curate cat MANIFEST SHARD [--root DIR]`; returns the exit code."""
+    out = io.BufferedWriter(io.FileIO(sys.stdout.fileno(), "w", closefd=False), BUFFER_BYTES)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        folder, shard, root = _parse(arguments)
+        if os.isatty(sys.stdout.fileno()):
+            raise UsageError("A tar is not for a terminal.", hint="Pipe it: curate cat MANIFEST SHARD | tar t")
+        _cat(folder, shard, root, out)
+    except BrokenPipeError:
+        return _hushed(out)
+    except BaseException as error:  # whatever happened, the reader must not take this for a whole shard
+        return _poison(out, error)
+    return 0
+
+
+def _cat(folder: Path, shard: str, root: Path | None, out: io.BufferedWriter) -> None:
+    read_head(folder)
+    line = find_line(folder, shard)
+    copy_kept(line, source_path(folder, line, shard, root), out.write)
+    out.flush()
+
+
+def _parse(arguments: Sequence[str]) -> tuple[Path, str, Path | None]:
+    places, root = list(arguments), None
+    if "--root" in places[:-1]:
+        at = places.index("--root")
+        root = Path(places[at + 1])
+        del places[at : at + 2]
+    if len(places) != 2:
+        raise UsageError("Expected: curate cat MANIFEST SHARD [--root DIR].", hint="See `curate cat --help`.")
+    return Path(places[0]), places[1], root
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _poison(out: io.BufferedWriter, error: BaseException) -> int:
+    """Ends the stream in an entry whose data never comes, says why on stderr, returns the exit code."""
+    import tarfile
+
+    header = tarfile.TarInfo(POISON_NAME)
+    header.size = POISON_BYTES
+    try:
+        if not os.isatty(sys.stdout.fileno()):
+            out.write(header.tobuf(tarfile.USTAR_FORMAT))
+            out.flush()
+    except OSError:
+        _hushed(out)
+    text = str(error) if isinstance(error, CurateError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        text = "interrupted"
+    print(f"curate cat: error: {text}", file=sys.stderr)  # noqa: T201  (the console room is not imported here)
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + (error.args[0] if error.args else signal.SIGINT)
+    return error.exit_code if isinstance(error, CurateError) else 1
+
+
+def _hushed(out: io.BufferedWriter) -> int:
+    """The reader closed its end: nothing more can be said to it. Returns the shell's code for that."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    out.detach()
+    return 128 + signal.SIGPIPE

@@ -1,0 +1,131 @@
+"""Where a sample's label comes from: `.cls`, a JSON field, a CSV, or the folder of its key.
+
+A label is kept as the text that stands in the shard. Only the whole pool can tell what the texts
+mean: integers are class ids and are never renumbered; names get ids in sorted order.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from curate.errors import SampleError, UsageError, did_you_mean
+from curate.pool.tar import printable
+
+KINDS = ("cls", "json", "csv", "folder", "none")
+MAX_LABEL_BYTES = 1 << 20  # a label entry that is larger is no label
+MAX_CLASSES = 1 << 20
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """How labels are read.
+
+    Attributes:
+        kind: one of `KINDS`.
+        field: of `json`: the field, dots lead into objects.
+        table: of `csv`: label by (shard or "", key).
+    """
+
+    kind: str = "cls"
+    field: str = ""
+    table: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    def wants(self, extension: str) -> bool:
+        """Says whether an entry with this extension holds the label."""
+        return extension == {"cls": "cls", "json": "json"}.get(self.kind)
+
+    def read(self, shard: str, key: str, content: bytes | None) -> str | None:
+        """Returns a sample's label as text, or None where it has none.
+
+        Raises:
+            SampleError: the label entry cannot be read.
+            UsageError: it holds more than one label.
+        """
+        if self.kind == "csv":
+            return self.table.get((shard, key), self.table.get(("", key)))
+        if self.kind == "folder":
+            return key.rpartition("/")[0].rpartition("/")[2] or None
+        if content is None:
+            return None
+        text = _decoded(content)
+        if self.kind == "json":
+            return _json_label(text, self.field, f"{printable(shard)}: {printable(key)}")
+        return _single(text.strip(), f"{printable(shard)}: {printable(key)}") or None
+
+
+def read_label_table(path: Path) -> dict[tuple[str, str], str]:
+    """Returns the labels of a CSV with the columns `key`, `label` and, where keys repeat, `shard`."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            columns = set(rows.fieldnames or ())
+            if not {"key", "label"} <= columns:
+                raise UsageError(
+                    f"{path}: expected the columns 'key' and 'label' (and 'shard' where keys repeat).",
+                    hint=f"Found: {', '.join(sorted(columns)) or 'an empty file'}.",
+                )
+            return _table(rows, path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: cannot be read as CSV ({error}).", hint="Expected UTF-8 text.") from error
+
+
+def check_kind(kind: str) -> None:
+    """Refuses a kind of label source that does not exist."""
+    if kind not in KINDS:
+        raise UsageError(f"Unknown label source '{kind}'.", hint=did_you_mean(kind, KINDS))
+
+
+def is_class_id(text: str) -> bool:
+    """Says whether a label's text is a class id: a whole number, not negative, of sane size."""
+    return text.isascii() and text.isdigit() and len(text) < 10 and int(text) < MAX_CLASSES
+
+
+def _table(rows: csv.DictReader[str], path: Path) -> dict[tuple[str, str], str]:
+    table: dict[tuple[str, str], str] = {}
+    for row in rows:
+        where = f"{path}, line {rows.line_num}"
+        if None in row or row["key"] is None or row["label"] is None:
+            raise UsageError(f"{where}: a row with another number of columns.", hint="Quote fields that hold commas.")
+        identity = (row.get("shard") or "", row["key"])
+        if table.setdefault(identity, _single(row["label"].strip(), where)) != row["label"].strip():
+            raise UsageError(f"{where}: '{printable(row['key'])}' has two labels.", hint="Expected one row a key.")
+    return table
+
+
+def _decoded(content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise SampleError("the label is not UTF-8 text") from None
+
+
+def _json_label(text: str, field_name: str, where: str) -> str | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise SampleError("the JSON entry cannot be parsed") from None
+    for part in [field_name] if isinstance(value, dict) and field_name in value else field_name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if isinstance(value, list | dict):
+        raise _multi_label(where)
+    if value is None or isinstance(value, bool | int | str):
+        return None if value is None else str(int(value) if isinstance(value, bool) else value)
+    raise SampleError("the label is neither a whole number nor a name")
+
+
+def _single(text: str, where: str) -> str:
+    parts = text.replace(",", " ").split()
+    if len(parts) > 1 and all(is_class_id(part) for part in parts) or text[:1] in ("[", "{"):
+        raise _multi_label(where)
+    return text
+
+
+def _multi_label(where: str) -> UsageError:
+    return UsageError(
+        f"{where} has more than one label.",
+        hint="Multi-label data cannot be scored: curate expects one class a sample.",
+    )

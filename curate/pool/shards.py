@@ -1,0 +1,89 @@
+"""Which shards a pool has, and what they are called.
+
+A shard's name is its path relative to the common folder of the pool, suffixes included; with the key
+it is the identity of a sample, so it must not depend on where the pool is mounted.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from braceexpand import UnbalancedBracesError, braceexpand
+
+from curate.errors import UsageError
+from curate.pool.sources import SUFFIXES, codec_of
+from curate.pool.tar import printable
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar of the pool: its name (POSIX separators) and where it lies."""
+
+    name: str
+    path: Path
+
+    @property
+    def codec(self) -> str:
+        return codec_of(self.name) or "tar"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The shards of a pool in order of their names, below their common folder."""
+
+    root: Path
+    shards: tuple[Shard, ...]
+
+
+def find_shards(sources: Sequence[str]) -> Sources:
+    """Returns the shards that paths, brace patterns, globs and folders name.
+
+    Raises:
+        UsageError: a source that is missing, empty, remote or no shard; a shard named twice.
+    """
+    if not sources:
+        raise UsageError("No shards were named.", hint="Give a folder, a glob or a list of .tar files.")
+    found = [(folder, path) for source in sources for folder, path in _expand(source)]
+    root = Path(os.path.commonpath([folder for folder, _ in found]))
+    shards = sorted((Shard(path.relative_to(root).as_posix(), path) for _, path in found), key=lambda s: s.name)
+    for one, other in zip(shards, shards[1:], strict=False):
+        if one.name == other.name:
+            raise UsageError(f"{printable(one.name)} was named twice.", hint="Name every shard once.")
+    return Sources(root, tuple(shards))
+
+
+def _expand(source: str) -> Iterator[tuple[Path, Path]]:
+    """Yields (folder that counts towards the common one, shard) for one source."""
+    if re.match(r"^(pipe:|[a-z0-9+]{2,}://)", source):
+        raise UsageError(f"{source}: not a local path.", hint="Shards are read from local or mounted folders.")
+    path = Path(source).absolute()
+    if path.is_dir():
+        shards = sorted(p for p in path.rglob("*") if codec_of(p.name) and p.is_file() and not _is_hidden(p, path))
+        if not shards:
+            raise UsageError(f"{source}: no shards in this folder.", hint=f"Looked for {', '.join(SUFFIXES)}.")
+        yield from ((path, shard) for shard in shards)
+        return
+    for name in [source] if path.exists() else _braces(source):
+        matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))
+        if not matches:
+            raise UsageError(f"{name}: no such file or folder.", hint="Expected a shard, a glob or a folder.")
+        for match in matches:
+            if codec_of(match) is None or not Path(match).is_file():
+                raise UsageError(f"{match}: not a shard.", hint=f"Expected one of {', '.join(SUFFIXES)}.")
+            yield Path(match).absolute().parent, Path(match).absolute()
+
+
+def _braces(source: str) -> list[str]:
+    try:
+        return list(braceexpand(source))
+    except UnbalancedBracesError as error:
+        raise UsageError(f"{source}: unbalanced braces ({error}).", hint="Write {0000..0009}.") from error
+
+
+def _is_hidden(path: Path, below: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(below).parts)

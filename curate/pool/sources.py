@@ -1,0 +1,104 @@
+"""Shards as streams of tar bytes, whatever their codec. Standard library and zstandard alone.
+
+A source is opened by path, read forward, and skipped in. Plain tars seek; compressed ones
+decompress and throw away. Nothing here looks inside the tar.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import zstandard
+
+from curate.errors import ShardError
+
+SUFFIXES = {".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".tar.zst": "tar.zst"}
+BUFFER_BYTES = 1 << 18
+SKIP_BYTES = 1 << 20
+MAX_WINDOW_BYTES = 1 << 27  # zstd --long=27; a frame that asks for more memory is refused
+
+
+def codec_of(name: str) -> str | None:
+    """Returns `tar`, `tar.gz`, `tar.zst`, or None where the name is not a shard's."""
+    lower = name.lower()
+    return next((codec for suffix, codec in SUFFIXES.items() if lower.endswith(suffix)), None)
+
+
+class PlainStream:
+    """An uncompressed tar: `skip` seeks, and the file's size is the bound."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+
+    def read(self, size: int, /) -> bytes:
+        return self._file.read(size)
+
+    def skip(self, size: int, /) -> int:
+        at = self._file.tell()
+        step = max(0, min(size, self._size - at))
+        self._file.seek(at + step)
+        return step
+
+
+class _Reader(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class DecompressedStream:
+    """A compressed tar: reads are completed, `skip` reads and throws away."""
+
+    def __init__(self, reader: _Reader) -> None:
+        self._reader = reader
+
+    def read(self, size: int, /) -> bytes:
+        chunk = self._reader.read(size)
+        if len(chunk) == size or not chunk:
+            return chunk
+        parts = [chunk]
+        missing = size - len(chunk)
+        while missing and (chunk := self._reader.read(missing)):
+            parts.append(chunk)
+            missing -= len(chunk)
+        return b"".join(parts)
+
+    def skip(self, size: int, /) -> int:
+        left = size
+        while left and (chunk := self._reader.read(min(left, SKIP_BYTES))):
+            left -= len(chunk)
+        return size - left
+
+
+@contextmanager
+def open_source(path: Path, shard: str) -> Iterator[PlainStream | DecompressedStream]:
+    """Opens a shard as a forward stream of tar bytes.
+
+    Raises:
+        ShardError: it cannot be opened, or its compressed stream is damaged or cut short; also when
+            that shows only later, inside the `with` block.
+    """
+    codec = codec_of(path.name) or "tar"
+    try:
+        with path.open("rb", buffering=BUFFER_BYTES) as file:
+            if codec == "tar":
+                yield PlainStream(file)
+            elif codec == "tar.gz":
+                with gzip.GzipFile(fileobj=file) as reader:
+                    yield DecompressedStream(reader)
+            else:
+                # A frame that is cut short just ends here; the tar inside then lacks its end marker.
+                decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
+                with decompressor.stream_reader(file, BUFFER_BYTES, read_across_frames=True) as reader:
+                    yield DecompressedStream(reader)
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        raise ShardError(f"{shard}: damaged {codec} stream ({error}).", hint="Copy or pack it again.") from error
+    except OSError as error:
+        raise ShardError(
+            f"{shard}: cannot be read ({error.strerror or error}).", hint=f"Looked at {path}."
+        ) from error

@@ -1,0 +1,31 @@
+"""How work says how far it is, without knowing who listens."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """A listener. One stage at a time; `note` says something once."""
+
+    def stage(self, name: str, total: int, unit: str) -> None:
+        """A stage begins: `total` units lie ahead."""
+        ...
+
+    def at(self, done: int, detail: str = "") -> None:
+        """So many units of the stage are done."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+        ...
+
+
+class Silent:
+    """Nobody listens."""
+
+    def stage(self, name: str, total: int, unit: str) -> None: ...
+
+    def at(self, done: int, detail: str = "") -> None: ...
+
+    def note(self, text: str) -> None: ...

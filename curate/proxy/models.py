@@ -1,0 +1,153 @@
+"""Proxies as networks: any timm name, with the stem adapted where images are small.
+
+Deterministic for a seed. Pretrained weights come from a local file or not at all: nothing is fetched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from curate.errors import RunError, UsageError, did_you_mean
+from curate.proxy import PROXIES
+
+SMALL_PX = 64
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that a network's shape depends on.
+
+    Attributes:
+        name: a row of `PROXIES` or any timm name.
+        num_classes, in_chans: from the pool.
+        size_px: side of its square input.
+        stem: `small` (3x3, stride 1, no pooling) or `native`.
+        pretrained: path of local weights, empty for none.
+    """
+
+    name: str
+    num_classes: int
+    in_chans: int
+    size_px: int
+    stem: str
+    pretrained: str = ""
+
+
+def check_name(name: str) -> None:
+    """Refuses a proxy that neither the table nor timm knows."""
+    if name not in PROXIES and not timm.is_model(name):
+        known = {*PROXIES, *timm.list_models()}
+        raise UsageError(
+            f"Unknown proxy '{name}'.", hint=did_you_mean(name, known) if len(name) > 2 else "Any timm name will do."
+        )
+
+
+def stem_for(stem: str, size_px: int) -> str:
+    """Returns what `auto` means at a resolution: `small` up to 64 px, as the CIFAR literature does."""
+    return stem if stem != "auto" else "small" if size_px <= SMALL_PX else "native"
+
+
+def build_model(spec: ModelSpec, *, seed: int) -> nn.Module:
+    """Returns an initialised network in channels_last, float32, training mode.
+
+    Raises:
+        UsageError: an unknown name, a network that cannot take this input, weights that do not fit.
+    """
+    check_name(spec.name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _create(spec)
+        if spec.stem == "small":
+            adapt_stem(model)
+    if spec.pretrained:
+        _load_pretrained(model, Path(spec.pretrained))
+    return model.to(memory_format=torch.channels_last)
+
+
+def _create(spec: ModelSpec) -> nn.Module:
+    proxy = PROXIES.get(spec.name)
+    arguments = dict(proxy.arguments) if proxy else {}
+    name = proxy.model_name if proxy else spec.name
+    shape = {"num_classes": spec.num_classes, "in_chans": spec.in_chans}
+    if proxy and proxy.depth:
+        from curate.proxy.preact_resnet import preact_resnet
+
+        return preact_resnet(proxy.depth, **shape)
+    if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
+        arguments.setdefault("img_size", spec.size_px)
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=False, **shape, **arguments)
+        return model
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(f"timm cannot build '{name}' here: {error}.", hint="Choose another --proxy.") from error
+
+
+def adapt_stem(model: nn.Module) -> list[str]:
+    """Turns the stem into 3x3 with stride 1 and takes its pooling out; returns what was changed.
+
+    The first strided convolution and, if it comes before the first block, the first pooling are the
+    stem; a network without them (a transformer) is left as it is.
+    Source: He et al. 2016, section 4.2, and the CIFAR variants of ResNet in use since.
+    """
+    changes = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            is_patches = module.stride == module.kernel_size  # patches do not overlap: not a stem to shrink
+            if not is_patches and (max(module.stride) > 1 or max(module.kernel_size) > 3):
+                _replace(model, name, _small_conv(module))
+                changes.append(f"{name}: {module.kernel_size[0]}x{module.kernel_size[1]}/{module.stride[0]} -> 3x3/1")
+            break
+    for name in ("maxpool", "stem.pool"):
+        pool = dict(model.named_modules()).get(name)
+        if pool is not None and not isinstance(pool, nn.Identity):
+            _replace(model, name, nn.Identity())
+            changes.append(f"{name}: removed")
+    return changes
+
+
+def _small_conv(conv: nn.Conv2d) -> nn.Conv2d:
+    small = nn.Conv2d(
+        conv.in_channels, conv.out_channels, 3, stride=1, padding=1, groups=conv.groups, bias=conv.bias is not None
+    )
+    nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
+    return small
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def _load_pretrained(model: nn.Module, path: Path) -> None:
+    """Loads local weights; tensors of another shape (a head of other classes, an adapted stem) stay new."""
+    own = model.state_dict()
+    found = read_weights(path)
+    fitting = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
+    if not fitting:
+        raise UsageError(f"{path}: none of its tensors fits this proxy.", hint="Expected weights of the same model.")
+    model.load_state_dict({**own, **fitting})
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Returns tensors from safetensors or a weights-only torch file. Nothing in it is executed."""
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file.", hint="Expected .safetensors or a weights-only .pth.") from None
+    except Exception as error:  # torch and safetensors raise many kinds for a damaged file; all mean the same
+        raise RunError(f"{path}: cannot be read as weights ({type(error).__name__}).", hint="") from error
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Returns the number of trained parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())

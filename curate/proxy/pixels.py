@@ -1,0 +1,256 @@
+"""Pixels: every image decoded once, at the proxy's resolution, into uint8 rows.
+
+A row is a sample of the pool, counted over all shards in order; bad samples have rows too, so that a
+row's number never depends on what is broken. Two stores keep the rows, in memory or on disk. The
+third way, streaming, lies in `curate.proxy.streaming`; all three have the same two methods.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate import durable
+from curate.errors import SampleError, ShardError
+from curate.pool.images import decode
+from curate.pool.index import Pool
+from curate.pool.shards import Shard
+from curate.pool.sources import open_source
+from curate.scores import BadSample
+
+Pixel = NDArray[np.uint8]
+Batch = tuple[NDArray[np.int64], Pixel]  # rows (B,) and pixels (B, H, W, C)
+PENDING_IMAGES = 256
+READ_AHEAD_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The samples of a pool as parallel arrays over rows. About 21 bytes a sample.
+
+    Attributes:
+        shards: the pool's.
+        offset_S: first row of each shard, and the number of rows at the end.
+        start_N, size_N: byte range of each image in its decompressed tar.
+        label_N: class ids, -1 where there is none.
+        is_bad_N: rows that the scan or the decoder found bad; decoders write it.
+    """
+
+    shards: tuple[Shard, ...]
+    offset_S: NDArray[np.int64]
+    start_N: NDArray[np.int64]
+    size_N: NDArray[np.int64]
+    label_N: NDArray[np.int32]
+    is_bad_N: NDArray[np.bool_]
+
+    def of_shard(self, index: int) -> NDArray[np.int64]:
+        """Returns the rows of one shard that are not known to be bad."""
+        rows = np.arange(self.offset_S[index], self.offset_S[index + 1])
+        return rows[~self.is_bad_N[rows]]
+
+    def shard_of(self, row: int) -> int:
+        """Returns the index of the shard that a row lies in."""
+        return int(np.searchsorted(self.offset_S, row, side="right")) - 1
+
+    def __len__(self) -> int:
+        return int(self.offset_S[-1])
+
+
+def rows_of(pool: Pool) -> Rows:
+    """Returns the rows of an indexed pool."""
+    starts, sizes, labels, bad = [], [], [], []
+    for index in range(len(pool.scans)):
+        table = pool.read(index, ["image_start", "image_size", "reason"])
+        starts.append(table["image_start"].to_numpy())
+        sizes.append(table["image_size"].to_numpy())
+        bad.append(table["reason"].is_valid().to_numpy())
+        labels.append(pool.labels(index))
+    offset_S = np.concatenate([[0], np.cumsum([scan.samples for scan in pool.scans])]).astype(np.int64)
+    shards = tuple(pool.shard(index) for index in range(len(pool.scans)))
+    return Rows(shards, offset_S, *(np.concatenate(part) for part in (starts, sizes, labels, bad)))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What every row is decoded to."""
+
+    size_px: int
+    channels: int
+
+    @property
+    def row_bytes(self) -> int:
+        return self.size_px * self.size_px * self.channels
+
+    @property
+    def of_row(self) -> tuple[int, int, int]:
+        return (self.size_px, self.size_px, self.channels)
+
+
+class Pixels(Protocol):
+    """Rows of uint8 pixels, in training's order or in the pool's."""
+
+    rows: Rows
+    shape: Shape
+    bad: list[BadSample]
+
+    def epoch(self, rows_K: NDArray[np.int64], *, batch_size: int, seed: Sequence[int]) -> Iterator[Batch]:
+        """Yields each row once, in an order that the seed alone decides; undecodable ones are left out."""
+        ...
+
+    def in_order(self, index: int, *, batch_size: int) -> Iterator[Batch]:
+        """Yields the good rows of one shard in order."""
+        ...
+
+
+def read_images(rows: Rows, index: int, rows_K: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
+    """Yields (row, image bytes) for rows of one shard, in rising order; nothing else is read.
+
+    Raises:
+        ShardError: the shard is shorter than it was when it was indexed.
+    """
+    shard = rows.shards[index]
+    at = 0
+    with open_source(shard.path, shard.name) as stream:
+        for row in rows_K.tolist():
+            start, size = int(rows.start_N[row]), int(rows.size_N[row])
+            stream.skip(start - at)
+            data = stream.read(size)
+            if len(data) != size:
+                raise ShardError(
+                    f"{shard.name} is shorter than when it was indexed: {size:,} bytes were expected at {start:,}.",
+                    hint="It changed while it was read. Score the new shards in a new folder.",
+                )
+            at = start + size
+            yield row, data
+
+
+def decoded(
+    rows: Rows, index: int, shape: Shape, *, threads: int
+) -> Iterator[tuple[int, Pixel | SampleError]]:
+    """Yields (row, pixels) of one shard in order, or the reason why a row has none.
+
+    Decoding runs in threads (the decoder leaves the interpreter's lock) on a bounded number of images.
+    """
+    one = partial(_decode_one, shape=shape)
+    images = read_images(rows, index, rows.of_shard(index))
+    if threads <= 1:
+        yield from map(one, images)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        pending = []
+        for image in images:
+            pending.append(pool.submit(one, image))
+            if len(pending) == PENDING_IMAGES:
+                yield from (future.result() for future in pending[: PENDING_IMAGES // 2])
+                del pending[: PENDING_IMAGES // 2]
+        yield from (future.result() for future in pending)
+
+
+def _decode_one(image: tuple[int, bytes], shape: Shape) -> tuple[int, Pixel | SampleError]:
+    row, data = image
+    try:
+        return row, decode(data, size_px=shape.size_px, channels=shape.channels)
+    except SampleError as error:
+        return row, error
+
+
+class StoredPixels:
+    """Rows decoded once, kept in memory or in one flat file.
+
+    On disk, rows are read by position and not through a mapping: mapped pages count as the process's
+    memory, and with random access the whole file would.
+    """
+
+    def __init__(self, pool: Pool, shape: Shape, *, folder: Path | None, threads: int) -> None:
+        self.rows = rows_of(pool)
+        self.shape = shape
+        self.bad: list[BadSample] = []
+        self._pool = pool
+        self._folder = folder
+        self._threads = threads
+        self._array: Pixel | None = None if folder else np.empty((len(self.rows), *shape.of_row), np.uint8)
+        self._file = -1
+
+    def build(self, progress: Callable[[int, str], None]) -> None:
+        """Decodes every shard that is not in the store yet. `progress` is called with rows done."""
+        if self._folder:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self._folder / "rows.u8", os.O_RDWR | os.O_CREAT, 0o644)
+            os.ftruncate(self._file, len(self.rows) * self.shape.row_bytes)
+        for index, shard in enumerate(self.rows.shards):
+            progress(int(self.rows.offset_S[index]), shard.name)
+            marker = self._folder / f"{shard.name}.json" if self._folder else None
+            if marker and marker.exists():
+                bad = [BadSample(**sample) for sample in json.loads(marker.read_bytes())]
+            else:
+                bad = self._decode_shard(index)
+                if marker:
+                    os.fdatasync(self._file)
+                    marker.parent.mkdir(parents=True, exist_ok=True)
+                    durable.write_json(marker, [vars(sample) for sample in bad])
+            for sample in bad:
+                self.rows.is_bad_N[self.rows.offset_S[index] + sample.ordinal] = True
+            self.bad += bad
+        progress(len(self.rows), "")
+
+    def _decode_shard(self, index: int) -> list[BadSample]:
+        bad = []
+        for row, pixels in decoded(self.rows, index, self.shape, threads=self._threads):
+            if isinstance(pixels, SampleError):
+                bad.append((row, str(pixels)))
+            elif self._array is not None:
+                self._array[row] = pixels
+            else:
+                os.pwrite(self._file, np.ascontiguousarray(pixels).data, row * self.shape.row_bytes)
+        return name_bad(self._pool, self.rows, index, bad)
+
+    def take(self, rows_B: NDArray[np.int64]) -> Pixel:
+        """Returns the pixels of rows, shape (B, H, W, C)."""
+        if self._array is not None:
+            return self._array[rows_B]
+        pixels = np.empty((len(rows_B), *self.shape.of_row), np.uint8)
+        size = self.shape.row_bytes
+        for into, row in zip(pixels.reshape(len(rows_B), size), rows_B.tolist(), strict=True):
+            if os.preadv(self._file, [into], row * size) != size:
+                raise ShardError("The pixel store on disk is shorter than it was written.", hint="Delete it.")
+        return pixels
+
+    def epoch(self, rows_K: NDArray[np.int64], *, batch_size: int, seed: Sequence[int]) -> Iterator[Batch]:
+        """Yields each good row once, in an order that the seed alone decides."""
+        order = np.random.default_rng(list(seed)).permutation(rows_K[~self.rows.is_bad_N[rows_K]])
+        for rows_B in batches_of(order, batch_size):
+            yield rows_B, self.take(rows_B)
+
+    def in_order(self, index: int, *, batch_size: int) -> Iterator[Batch]:
+        """Yields the good rows of one shard in order."""
+        rows_K = self.rows.of_shard(index)
+        for at in range(0, len(rows_K), batch_size):
+            rows_B = rows_K[at : at + batch_size]
+            yield rows_B, self.take(rows_B)
+
+
+def batches_of(rows_K: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    """Returns rows cut into batches; a last batch of one joins the one before (batch norm needs two)."""
+    cuts = list(range(batch_size, len(rows_K), batch_size))
+    if cuts and len(rows_K) - cuts[-1] == 1:
+        cuts.pop()
+    return np.split(rows_K, cuts)
+
+
+def name_bad(pool: Pool, rows: Rows, index: int, bad: Sequence[tuple[int, str]]) -> list[BadSample]:
+    """Returns bad rows of one shard with their keys."""
+    if not bad:
+        return []
+    keys = pool.read(index, ["key"])["key"]
+    first = int(rows.offset_S[index])
+    name = rows.shards[index].name
+    return [BadSample(name, row - first, keys[row - first].as_py(), reason) for row, reason in bad]

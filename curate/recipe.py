@@ -1,0 +1,178 @@
+"""The recipe: everything that steers a run and is not a place or an amount on the command line.
+
+A recipe is TOML. What it leaves out takes the defaults below, which `recipes/default.toml` spells
+out. An unknown key is an error, so that a typing mistake never becomes a silent default.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from curate.errors import RecipeError, did_you_mean
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """One table of a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Pixels(Section):
+    """How images become pixels."""
+
+    size_px: Positive | Literal["auto"] = "auto"
+    channels: Literal[1, 3, "auto"] = "auto"
+    store: Literal["auto", "memory", "disk", "stream"] = "auto"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[Rate, ...] = (0.229, 0.224, 0.225)
+    workers: Count | Literal["auto"] = "auto"
+    shuffle_buffer: Positive = 8192
+
+
+class Augment(Section):
+    """What training sees instead of the plain image; scoring always sees the plain one."""
+
+    flip: bool = True
+    translate_px: Count | Literal["auto"] = "auto"
+    cutout_px: Count = 0
+
+
+class Proxy(Section):
+    """The small model."""
+
+    name: str = "resnet18"
+    stem: Literal["auto", "small", "native"] = "auto"
+    pretrained: str = ""
+
+
+class Train(Section):
+    """One training run of the proxy."""
+
+    seeds: Positive = 2
+    epochs: Positive = 12
+    checkpoints: Positive = 4
+    checkpoint_every: Positive = 1
+    batch_size: Positive = 128
+    rate: Rate = 0.1
+    momentum: Fraction = 0.9
+    nesterov: bool = True
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
+    label_smoothing: Fraction = 0.0
+    schedule: Literal["cosine", "onecycle", "step", "constant"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    milestones: tuple[Positive, ...] = ()
+    step_factor: Rate = 0.1
+    final_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    seed: Count = 0
+    threads: Count = 0
+
+
+class Score(Section):
+    """The pass over the pool with all members."""
+
+    batch_size: Positive = 256
+    per_seed: bool = False
+    trace: bool = False
+
+
+class Recipe(Section):
+    """All tables of a recipe."""
+
+    pixels: Pixels = Pixels()
+    augment: Augment = Augment()
+    proxy: Proxy = Proxy()
+    train: Train = Train()
+    score: Score = Score()
+
+    @property
+    def digest(self) -> str:
+        """BLAKE2b-128 of the recipe as canonical JSON, hexadecimal."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def load_recipe(path: Path | None, settings: Sequence[str] = ()) -> Recipe:
+    """Returns a recipe from a TOML file and `section.key=value` settings, later ones winning.
+
+    Raises:
+        RecipeError: not TOML, an unknown key, a value out of range, settings that contradict.
+    """
+    tables = _read(path) if path else {}
+    for setting in settings:
+        _set(tables, setting)
+    try:
+        recipe = Recipe.model_validate(tables)
+    except ValidationError as error:
+        raise _readable(error, str(path or "--set")) from error
+    _check(recipe, str(path or "recipe"))
+    return recipe
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe.", hint="Give the path of a .toml file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{path}: cannot be read as TOML ({error}).", hint="See recipes/default.toml.") from error
+
+
+def _set(tables: dict[str, Any], setting: str) -> None:
+    name, equals, text = setting.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and key):
+        raise RecipeError(f"--set {setting}: expected section.key=value.", hint="Such as --set train.epochs=20.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string: --set train.schedule=step
+    tables.setdefault(section, {})[key] = value
+
+
+def _readable(error: ValidationError, where: str) -> RecipeError:
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    name = ".".join(place[:2])
+    if first["type"] == "extra_forbidden":
+        return RecipeError(f"{where}: unknown key '{name}'.", hint=did_you_mean(place[-1], _known(place)))
+    return RecipeError(f"{where}: {name} = {first['input']!r}: {first['msg']}.", hint="See recipes/default.toml.")
+
+
+def _known(place: list[str]) -> list[str]:
+    section = Recipe.model_fields.get(place[0])
+    if len(place) == 1 or section is None:
+        return list(Recipe.model_fields)
+    return list(type(section.default).model_fields)
+
+
+def _check(recipe: Recipe, where: str) -> None:
+    """Refuses values that are fine alone and cannot be together."""
+    train, pixels = recipe.train, recipe.pixels
+    stage = (train.checkpoints - 1) * train.checkpoint_every + 1
+    if stage > train.epochs:
+        raise RecipeError(
+            f"{where}: {train.checkpoints} checkpoints every {train.checkpoint_every} epochs need {stage} epochs, "
+            f"and there are {train.epochs}.",
+            hint="Raise train.epochs, or lower train.checkpoints or train.checkpoint_every.",
+        )
+    if train.schedule == "step" and not train.milestones:
+        raise RecipeError(f"{where}: schedule 'step' without milestones.", hint="Set train.milestones = [70, 130].")
+    if list(train.milestones) != sorted(set(train.milestones)) or max(train.milestones, default=0) > train.epochs:
+        raise RecipeError(f"{where}: milestones must rise and lie within the epochs.", hint=f"{train.milestones}")
+    if train.nesterov and not train.momentum:
+        raise RecipeError(f"{where}: Nesterov needs momentum above 0.", hint="Set train.nesterov = false.")
+    if len(pixels.mean) != len(pixels.std) or len(pixels.mean) not in (1, 3):
+        raise RecipeError(f"{where}: pixels.mean and pixels.std need 1 or 3 values each.", hint="")

@@ -1,0 +1,162 @@
+"""Score tables: Parquet, one file a shard, and the record of the run that made them.
+
+A table's existence under its final name is its done-marker. Failed samples have no row; they are in
+`bad.parquet` with shard, ordinal, key and reason. Rows and bad samples together are the pool.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from curate import durable
+from curate.errors import RunError, ScoreError
+from curate.pool.index import Pool, write_table
+
+RUN, SUMMARY, BAD, TABLES, INDEX = "run.json", "summary.json", "bad.parquet", "tables", "index"
+FORMAT = 1
+BAD_SCHEMA = pa.schema(
+    [("shard", pa.string()), ("ordinal", pa.int64()), ("key", pa.string()), ("reason", pa.string())]
+)
+
+
+def table_path(run: Path, shard: str) -> Path:
+    """Returns where a shard's scores lie in a run."""
+    return run / TABLES / f"{shard}.parquet"
+
+
+def write_scores(run: Path, shard: str, columns: Mapping[str, Any]) -> None:
+    """Writes one shard's table. Columns are arrays of equal length; NaN in a float column means null."""
+    arrays = {name: _nullable(values) for name, values in columns.items()}
+    write_table(table_path(run, shard), pa.table(arrays), {"format": FORMAT, "shard": shard})
+
+
+def _nullable(values: Any) -> pa.Array:
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+        return pa.array(values.astype(np.float32), from_pandas=True)
+    if isinstance(values, np.ndarray) and values.dtype == np.int32:
+        return pa.array(values, mask=values < 0)
+    return pa.array(values)
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """One sample that could not be scored."""
+
+    shard: str
+    ordinal: int
+    key: str
+    reason: str
+
+
+def write_bad(path: Path, bad: Iterable[BadSample]) -> None:
+    """Writes `bad.parquet`, sorted by shard and ordinal."""
+    rows = [vars(sample) for sample in sorted(bad, key=lambda sample: (sample.shard, sample.ordinal))]
+    write_table(path, pa.Table.from_pylist(rows, schema=BAD_SCHEMA), {"format": FORMAT})
+
+
+def read_bad(path: Path) -> list[BadSample]:
+    """Returns what `bad.parquet` holds."""
+    try:
+        return [BadSample(**row) for row in pq.read_table(path).to_pylist()]
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RunError(f"{path}: cannot be read ({error}).", hint="Run `curate score` again.") from error
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Chosen columns of all scored samples, shards one after another in order of the pool.
+
+    Attributes:
+        ordinals: per shard, the ordinals of its rows.
+        values: name -> array over all rows, shape (N,).
+    """
+
+    ordinals: tuple[NDArray[np.int64], ...]
+    values: Mapping[str, NDArray[Any]]
+
+
+def read_columns(run: Path, pool: Pool, names: Sequence[str], *, bad: Sequence[BadSample]) -> Columns:
+    """Returns columns of every shard's table, checked against the pool.
+
+    Raises:
+        ScoreError: a table is missing or short, a column is missing, a score is null or not finite.
+    """
+    failed = {scan.name: 0 for scan in pool.scans}
+    for sample in bad:
+        failed[sample.shard] = failed.get(sample.shard, 0) + 1
+    ordinals, parts = [], []
+    for scan in pool.scans:
+        table = _read(run, scan.name, ["ordinal", *names])
+        if table.num_rows + failed[scan.name] != scan.samples:
+            raise ScoreError(
+                f"{scan.name}: {table.num_rows:,} scored and {failed[scan.name]:,} bad of {scan.samples:,} samples.",
+                hint="Run the same `curate score` command again: it goes on where it stopped.",
+            )
+        ordinals.append(table["ordinal"].to_numpy())
+        parts.append(table)
+    whole = pa.concat_tables(parts)
+    return Columns(tuple(ordinals), {name: _plain(whole[name], name) for name in names})
+
+
+def _plain(column: pa.ChunkedArray, name: str) -> NDArray[Any]:
+    if pa.types.is_integer(column.type):
+        return np.asarray(column.fill_null(-1).to_numpy() if column.null_count else column.to_numpy())
+    if column.null_count:
+        raise ScoreError(
+            f"{column.null_count:,} of {len(column):,} samples have no '{name}', because they have no label.",
+            hint="Choose a function that needs no labels, such as entropy or mutual_information.",
+        )
+    return np.asarray(column.to_numpy())
+
+
+def _read(run: Path, shard: str, names: Sequence[str]) -> pa.Table:
+    path = table_path(run, shard)
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+        missing = [name for name in names if name not in file.schema_arrow.names]
+        if missing:
+            raise ScoreError(
+                f"{path}: no column '{missing[0]}'.", hint=f"It has: {', '.join(file.schema_arrow.names)}."
+            )
+        return file.read(columns=list(names), use_threads=False)
+    except FileNotFoundError:
+        raise ScoreError(
+            f"{shard} has no scores in {run}.",
+            hint="Run the same `curate score` command again: it goes on where it stopped.",
+        ) from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ScoreError(f"{path}: cannot be read ({error}).", hint="Delete it and score again.") from error
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes `run.json` or `summary.json`."""
+    durable.write_json(path, {"format": FORMAT, **record})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Returns `run.json` or `summary.json`.
+
+    Raises:
+        RunError: missing, damaged, or of another format.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RunError(
+            f"{path.parent}: no finished scores here ({path.name} is missing).",
+            hint="Run `curate score SHARDS` first, or name the folder with --scores.",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: damaged ({error}).", hint="Choose another folder, or delete this one.") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise RunError(f"{path}: written by another version of curate.", hint="Choose another folder.")
+    return record

@@ -1,0 +1,118 @@
+"""The one place that sorts.
+
+The order of a pool is total: by score, then by the score that breaks ties, then by the hash of the
+sample's identity. It never depends on position, on the order of shards, or on a sort's stability.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import ScoreError, UsageError
+from curate.samples import IdentityArray
+
+BoolArray = NDArray[np.bool_]
+RealArray = NDArray[np.floating[Any]]
+Order = Literal["hardest", "easiest"]
+
+ORDERS: tuple[Order, ...] = ("hardest", "easiest")
+
+
+def order_keys(
+    score_N: RealArray, *, tie_N: RealArray | None, identity_N: IdentityArray, order: Order
+) -> tuple[NDArray[Any], ...]:
+    """Returns the keys of the total order, the most significant first; smaller comes first.
+
+    Scores and ties are negated for "hardest" and keep their float type; −0.0 becomes +0.0. The
+    identity ascends in either order. `np.lexsort(keys[::-1])` is the whole order.
+
+    Raises:
+        UsageError: the order is neither "hardest" nor "easiest".
+    """
+    if order not in ORDERS:
+        raise UsageError(f"unknown order '{order}'", hint=f"Known: {', '.join(ORDERS)}.")
+    floats = (score_N,) if tie_N is None else (score_N, tie_N)
+    if order == "hardest":
+        return (*(0 - key_N for key_N in floats), identity_N)
+    return (*(key_N + 0 for key_N in floats), identity_N)
+
+
+def take_first(
+    score_N: RealArray,
+    *,
+    tie_N: RealArray | None = None,
+    identity_N: IdentityArray,
+    count: int,
+    order: Order = "hardest",
+    eligible_N: BoolArray | None = None,
+) -> BoolArray:
+    """Returns a mask of the first `count` samples in the total order, shape (N,), bool.
+
+    Args:
+        score_N: shape (N,), higher = harder; −0.0 equals +0.0.
+        tie_N: shape (N,), decides between equal scores, in the same direction.
+        identity_N: shape (N,), uint64, decides what is left, ascending. Only samples whose scores,
+            ties and 64-bit identities are all equal are told apart by position.
+        count: from 0 to the number of eligible samples.
+        order: "hardest" takes the highest scores, "easiest" the lowest.
+        eligible_N: mask of the samples to take from; None for all. The others may have any score.
+
+    Raises:
+        ScoreError: the shapes differ, or the score or tie of an eligible sample is not finite; the
+            first is named.
+        UsageError: fewer than `count` samples are eligible.
+
+    Cost: O(N) time (a partition by each key, of those samples alone that the key before it left tied
+        at the threshold) and O(N) memory; nothing is sorted in full.
+    """
+    check_scores(score_N, tie_N=tie_N, identity_N=identity_N, eligible_N=eligible_N)
+    row_K = np.arange(len(score_N)) if eligible_N is None else np.flatnonzero(eligible_N)
+    if not 0 <= count <= len(row_K):
+        raise UsageError(f"{count:,} samples cannot be taken out of {len(row_K):,}")
+    first_N: BoolArray = np.zeros(len(score_N), dtype=np.bool_)
+    for key_N in order_keys(score_N, tie_N=tie_N, identity_N=identity_N, order=order):
+        if count in (0, len(row_K)):
+            break
+        key_K = key_N[row_K]
+        threshold = np.partition(key_K, count - 1)[count - 1]
+        before_K = row_K[key_K < threshold]
+        first_N[before_K] = True
+        row_K, count = row_K[key_K == threshold], count - len(before_K)
+    first_N[row_K[:count]] = True
+    return first_N
+
+
+def check_scores(
+    score_N: RealArray,
+    *,
+    tie_N: RealArray | None,
+    identity_N: IdentityArray,
+    eligible_N: BoolArray | None,
+) -> None:
+    """Accepts scores that can be ordered.
+
+    Raises:
+        ScoreError: an array is not of shape (N,), a score is not floating point, or the score or tie
+            of an eligible sample is not finite; the first is named.
+    """
+    arrays = {"tie": tie_N, "identity": identity_N, "eligible": eligible_N}
+    for name, array in arrays.items():
+        if array is not None and array.shape != (len(score_N),):
+            raise ScoreError(f"{name} has shape {array.shape}, but there are {len(score_N):,} scores")
+    for name, value_N in {"score": score_N, "tie score": tie_N}.items():
+        if value_N is None:
+            continue
+        if value_N.dtype.kind != "f":  # unsigned integers wrap around when they are negated
+            raise ScoreError(f"the {name} has type {value_N.dtype}, expected floating point")
+        bad_N = ~np.isfinite(value_N)
+        if eligible_N is not None:
+            bad_N &= eligible_N
+        if bad_N.any():
+            row = int(np.argmax(bad_N))
+            raise ScoreError(
+                f"the {name} of sample {row} is {value_N[row]}; {int(bad_N.sum()):,} are not finite",
+                hint="Scores must be finite numbers: what is not a number has no rank.",
+            )

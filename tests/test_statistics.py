@@ -1,0 +1,94 @@
+"""Ranks, correlations, means and counts."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curate.errors import ScoreError
+from curate.statistics import average_ranks, histogram_of_distinct, mean_and_spread, pearson, spearman
+
+FEW_VALUES = st.lists(st.integers(-3, 3), min_size=2, max_size=20)
+
+
+def test_descending_average_ranks():
+    assert average_ranks(-np.array([0.9, 0.1, 0.5, 0.5])).tolist() == [1, 4, 2.5, 2.5]
+    assert average_ranks(-np.array([0.2, 0.3, 0.8, 0.1])).tolist() == [3, 2, 1, 4]
+
+
+@given(FEW_VALUES)
+@settings(max_examples=100, deadline=None)
+def test_a_rank_is_the_mean_of_the_places_that_equal_values_share(values):
+    places = {v: [i for i, w in enumerate(sorted(values), 1) if w == v] for v in values}
+    assert [sum(places[v]) / len(places[v]) for v in values] == average_ranks(values).tolist()
+
+
+def test_minus_zero_ranks_as_zero():
+    assert average_ranks([0.0, -0.0, 0.0]).tolist() == [2, 2, 2]
+
+
+def test_pearson_of_a_worked_example():
+    assert pearson([1, 2, 3, 4], [2, 1, 4, 3]) == pytest.approx(0.6)
+
+
+@given(FEW_VALUES, st.integers(0, 100))
+@settings(max_examples=100, deadline=None)
+def test_pearson_agrees_with_numpy(values, seed):
+    other = np.random.default_rng(seed).normal(size=len(values))
+    if len(set(values)) > 1:
+        assert pearson(values, other) == pytest.approx(np.corrcoef(values, other)[0, 1], abs=1e-12)
+
+
+def test_spearman_sees_order_alone():
+    values = np.array([0.1, 0.4, 0.2, 0.9])
+    assert spearman(values, np.exp(10 * values)) == 1
+    assert spearman(values, -(values**3)) == -1
+
+
+def test_spearman_with_ties():
+    # Ranks 1, 2.5, 2.5, 4 and 1.5, 1.5, 3.5, 3.5; 1 − 6 ∑d² / (n³ − n) would give 0.75.
+    assert spearman([1, 2, 2, 3], [1, 1, 2, 2]) == pytest.approx(3 / math.sqrt(4.5 * 4))
+
+
+@pytest.mark.parametrize("correlation", [pearson, spearman])
+def test_a_correlation_that_is_not_defined_is_nan(correlation):
+    assert math.isnan(correlation([0.1, 0.1, 0.1], [1, 2, 3]))
+    assert math.isnan(correlation([1, 2, 3], [5, 5, 5]))
+    assert math.isnan(correlation([1], [2]))
+    assert math.isnan(correlation([], []))
+
+
+def test_large_values_do_not_overflow():
+    assert pearson([1e200, 2e200, 3e200], [1, 2, 3]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("correlation", [pearson, spearman])
+def test_what_cannot_be_correlated_is_refused(correlation):
+    with pytest.raises(ScoreError, match="3 values with 2"):
+        correlation([1, 2, 3], [1, 2])
+    with pytest.raises(ScoreError, match="value 1 is NaN"):
+        correlation([1, np.nan], [1, 2])
+    with pytest.raises(ScoreError, match="shape"):
+        correlation([[1, 2]], [[1, 2]])
+
+
+def test_infinity_has_a_rank_but_no_covariance():
+    assert spearman([1, 2, np.inf], [1, 2, 3]) == pytest.approx(1)
+    with pytest.raises(ScoreError, match="not finite"):
+        pearson([1, 2, np.inf], [1, 2, 3])
+
+
+def test_the_spread_of_one_run_is_unknown():
+    assert mean_and_spread([93.5]) == (93.5, None)
+    mean, spread = mean_and_spread([92.0, 93.0, 94.0])
+    assert (mean, spread) == (93.0, 1.0)
+    with pytest.raises(ScoreError, match="0 values"):
+        mean_and_spread([])
+
+
+def test_distinct_values_are_counted_in_order():
+    assert histogram_of_distinct([0.25, 0.0, 1.0, 0.25, -0.0, 0.25]) == [(0.0, 2), (0.25, 3), (1.0, 1)]
+    assert str(histogram_of_distinct([-0.0])[0][0]) == "0.0"
+    assert histogram_of_distinct([]) == []
