@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as default
 from pathlib import Path
 
 from curate.errors import SampleError, UsageError, did_you_mean
@@ -32,7 +33,7 @@ class LabelSource:
 
     kind: str = "cls"
     field: str = ""
-    table: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    table: Mapping[tuple[str, str], str] = default(default_factory=dict)
 
     def wants(self, extension: str) -> bool:
         """Says whether an entry with this extension holds the label."""

@@ -1,0 +1,133 @@
+"""Image bytes -> uint8 pixels at the proxy's resolution.
+
+The shorter side is scaled to the target and the centre is cut out; an image that already has the
+target's size is not resampled. JPEG is decoded at the nearest larger scale of its own transform
+(PIL's draft mode). EXIF orientation is applied. Transparency lies on black; CMYK, LAB and palettes
+become RGB; 16-bit values are scaled to 8 bits, 32-bit and float images by their own range. Of an
+animation the first frame counts. Pixels are bounded before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from curate.errors import SampleError
+
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"})
+MAX_PIXELS = 89_478_485  # PIL's own warning level: a quarter of a GiB as RGB
+_SWAPPED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_ORIENTATION = 0x0112
+_GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def native_size(data: bytes) -> tuple[int, int, bool]:
+    """Returns (width, height, is grey) from the header alone, orientation applied.
+
+    Raises:
+        SampleError: not an image.
+    """
+    try:
+        with _opened(data) as image:
+            width, height = image.size
+            turned = _orientation(image) in _SWAPPED
+            return (height, width, image.mode in _GREY_MODES) if turned else (width, height, image.mode in _GREY_MODES)
+    except SampleError:
+        raise
+    except Exception as error:  # PIL's plug-ins raise nearly every kind for damaged data
+        raise SampleError(f"cannot be decoded ({type(error).__name__})") from error
+
+
+def decode(data: bytes, *, size_px: int, channels: int) -> NDArray[np.uint8]:
+    """Returns the image as pixels, shape (size_px, size_px, channels), uint8.
+
+    Args:
+        data: the encoded image.
+        size_px: side of the square.
+        channels: 1 (luma) or 3 (RGB).
+
+    Raises:
+        SampleError: not an image, damaged, cut short, or larger than `MAX_PIXELS`.
+    """
+    try:
+        with _opened(data) as image:
+            return _pixels(image, size_px, "L" if channels == 1 else "RGB").reshape(size_px, size_px, channels)
+    except SampleError:
+        raise
+    except Exception as error:  # PIL's plug-ins raise nearly every kind for damaged data
+        raise SampleError(f"cannot be decoded ({type(error).__name__})") from error
+
+
+def _opened(data: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError:
+        raise SampleError(f"has more than {MAX_PIXELS:,} pixels") from None
+    except Image.DecompressionBombWarning:  # raised where warnings are errors
+        raise SampleError(f"has more than {MAX_PIXELS:,} pixels") from None
+    except Exception as error:  # not only UnidentifiedImageError: a damaged header raises others
+        raise SampleError("is not an image that can be read") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise SampleError(f"has more than {MAX_PIXELS:,} pixels")
+    return image
+
+
+def _pixels(image: Image.Image, size_px: int, mode: str) -> NDArray[np.uint8]:
+    width, height = image.size
+    if image.format == "JPEG":
+        # Never below the target: draft picks the smallest scale that still covers what is asked for.
+        scale = size_px / min(width, height)
+        image.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
+    image = _eight_bit(image, mode)
+    orientation = _orientation(image)
+    if orientation != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.size != (size_px, size_px):
+        image = image.resize((size_px, size_px), Image.Resampling.BILINEAR, box=_centre(*image.size))
+    return np.asarray(image)
+
+
+def _centre(width: int, height: int) -> tuple[float, float, float, float]:
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
+    """Returns an image in the wanted mode, its orientation still recorded."""
+    exif = image.getexif()
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_scaled(np.asarray(image)))
+    if image.mode == "P" or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    if image.mode != mode:
+        image = image.convert(mode)
+    else:
+        image.load()
+    if _ORIENTATION in exif:
+        image.getexif()[_ORIENTATION] = exif[_ORIENTATION]
+    return image
+
+
+def _scaled(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Returns deep values as 8 bits: 16-bit range by its full scale, anything wider by its own range."""
+    if values.dtype.itemsize == 2 or (values.dtype.kind == "i" and values.min() >= 0 and values.max() < 2**16):
+        return (values.astype(np.float64) / 257 + 0.5).astype(np.uint8)
+    if not np.isfinite(values).all():
+        raise SampleError("holds values that are not finite")
+    low, high = float(values.min()), float(values.max())
+    return ((values.astype(np.float64) - low) * (255 / (high - low or 1)) + 0.5).astype(np.uint8)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except (ValueError, TypeError, SyntaxError, OSError):  # a damaged EXIF block does not damage the image
+        return 1

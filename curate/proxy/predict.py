@@ -1,0 +1,148 @@
+"""All members look at each batch once; what remains of a batch is its running sums.
+
+Memory is that of one batch, whatever the number of members, samples and classes together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from curate.acquisition import Ensemble
+from curate.errors import ScoreError
+from curate.proxy.pixels import Pixels
+from curate.proxy.training import Plan, autocast, normalised
+from curate.samples import IdentityArray
+
+
+@dataclass
+class VoteSums:
+    """The sums of some members over one batch, on the device."""
+
+    probs_BC: Tensor
+    entropy_B: Tensor
+    votes_BC: Tensor
+    members: int = 0
+
+    @classmethod
+    def empty(cls, size: int, classes: int, device: str) -> VoteSums:
+        probs = torch.zeros(size, classes, dtype=torch.float64, device=device)
+        return cls(probs, torch.zeros(size, dtype=torch.float64, device=device), torch.zeros_like(probs, dtype=torch.int32))
+
+    def add(self, logits_BC: Tensor) -> None:
+        """Adds one member's logits."""
+        logs_BC = torch.log_softmax(logits_BC.double(), 1)
+        probs_BC = logs_BC.exp()
+        self.probs_BC += probs_BC
+        self.entropy_B -= (probs_BC * logs_BC.nan_to_num(neginf=0.0)).sum(1)
+        votes_B = logits_BC.argmax(1, keepdim=True)
+        self.votes_BC.scatter_add_(1, votes_B, torch.ones_like(votes_B, dtype=torch.int32))
+        self.members += 1
+
+    def ensemble(self, label_B: NDArray[np.int32], identity_B: IdentityArray | None = None) -> Ensemble:
+        """Returns the sums as an ensemble."""
+        votes_BC = self.votes_BC.cpu().numpy()
+        right_B = votes_BC[np.arange(len(label_B)), np.maximum(label_B, 0)]
+        return Ensemble(
+            members=self.members,
+            mean_probs_BC=(self.probs_BC / self.members).cpu().numpy(),
+            mean_entropy_B=(self.entropy_B / self.members).clamp(min=0).cpu().numpy(),
+            votes_BC=votes_BC,
+            errors_B=np.where(label_B >= 0, self.members - right_B, 0),
+            labels_B=label_B,
+            identity_B=identity_B,
+        )
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One batch: its rows, the ensemble of all members, and that of each seed."""
+
+    rows_B: NDArray[np.int64]
+    whole: Ensemble
+    by_seed: dict[int, Ensemble]
+    hits_M: NDArray[np.int64]
+
+
+def predict_shard(
+    plan: Plan,
+    members: Sequence[tuple[int, nn.Module]],
+    pixels: Pixels,
+    index: int,
+    *,
+    batch_size: int,
+    per_seed: bool = False,
+) -> Iterator[Predicted]:
+    """Yields what the members say of one shard, batch by batch, on plain images.
+
+    Args:
+        plan: normalisation, precision, device.
+        members: (seed, network in evaluation mode).
+        pixels: where the rows' pixels come from.
+        index: which shard.
+        batch_size: samples at once; part of what decides the last bits.
+        per_seed: also sum up each seed's members alone.
+
+    Raises:
+        ScoreError: a member's prediction is not finite; names the member and the sample.
+    """
+    for rows_B, pixels_B in pixels.in_order(index, batch_size=batch_size):
+        label_B = pixels.rows.label_N[rows_B]
+        with torch.inference_mode():
+            inputs = normalised(pixels_B, plan)
+            size, classes = len(rows_B), plan.spec.num_classes
+            whole = VoteSums.empty(size, classes, plan.device)
+            seeds = {seed: VoteSums.empty(size, classes, plan.device) for seed, _ in members if per_seed}
+            hits = []
+            for number, (seed, model) in enumerate(members):
+                with autocast(plan):
+                    logits_BC = model(inputs).float()
+                _check_finite(logits_BC, number, pixels, rows_B)
+                hits.append(int((logits_BC.argmax(1).cpu().numpy() == label_B).sum()))
+                whole.add(logits_BC)
+                if per_seed:
+                    seeds[seed].add(logits_BC)
+        by_seed = {seed: sums.ensemble(label_B) for seed, sums in seeds.items()}
+        yield Predicted(rows_B, whole.ensemble(label_B), by_seed, np.array(hits))
+
+
+def accuracy(
+    plan: Plan, members: Sequence[tuple[int, nn.Module]], pixels: Pixels, rows_K: NDArray[np.int64], *, batch_size: int
+) -> tuple[list[float], float]:
+    """Returns the accuracy of each member and of their mean prediction over labelled rows."""
+    chosen = np.zeros(len(pixels.rows), dtype=np.bool_)
+    chosen[rows_K] = True
+    hits, together, seen = np.zeros(len(members)), 0, 0
+    for index in range(len(pixels.rows.shards)):
+        for rows_B, pixels_B in pixels.in_order(index, batch_size=batch_size):
+            keep_B = chosen[rows_B]
+            if not keep_B.any():
+                continue
+            label_B = torch.from_numpy(pixels.rows.label_N[rows_B[keep_B]]).long().to(plan.device)
+            with torch.inference_mode():
+                inputs, total = normalised(pixels_B[keep_B], plan), torch.zeros(())
+                for number, (_, model) in enumerate(members):
+                    with autocast(plan):
+                        probs_BC = model(inputs).float().softmax(1)
+                    hits[number] += int((probs_BC.argmax(1) == label_B).sum())
+                    total = total.to(probs_BC.device) + probs_BC
+                together += int((total.argmax(1) == label_B).sum())
+            seen += int(keep_B.sum())
+    return (hits / max(1, seen)).tolist(), together / max(1, seen)
+
+
+def _check_finite(logits_BC: Tensor, number: int, pixels: Pixels, rows_B: NDArray[np.int64]) -> None:
+    finite_B = torch.isfinite(logits_BC).all(1)
+    if not bool(finite_B.all()):
+        row = int(rows_B[int((~finite_B).nonzero()[0])])
+        shard = pixels.rows.shard_of(row)
+        raise ScoreError(
+            f"Member {number} predicts values that are not finite for sample "
+            f"{row - int(pixels.rows.offset_S[shard])} of {pixels.rows.shards[shard].name}.",
+            hint="Its training diverged. Lower train.rate, or set train.precision = 'float32'.",
+        )

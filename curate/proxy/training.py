@@ -1,0 +1,234 @@
+"""One training run of a proxy, from the first epoch or from the last one that was saved.
+
+Everything random is drawn from (seed, epoch), so a run that is killed and resumed takes the same
+steps. State and members are safetensors, renamed into place: nothing read back is executed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from curate import durable
+from curate.errors import RunError, UsageError
+from curate.proxy.augment import augmented
+from curate.proxy.models import ModelSpec, build_model
+from curate.proxy.pixels import Pixels
+from curate.proxy.schedule import checkpoint_epochs, rate_at
+from curate.recipe import Augment, Train
+
+STATE = "state.safetensors"
+MOMENTUM = "momentum/"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every training run and every prediction of one execution shares.
+
+    Attributes:
+        spec: the network.
+        train, augment: the recipe's tables.
+        mean, std: of the normalisation, one value a channel, in [0, 1] units.
+        is_bf16: autocast to bfloat16.
+        device: where the network lies.
+    """
+
+    spec: ModelSpec
+    train: Train
+    augment: Augment
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    is_bf16: bool
+    device: str
+
+
+def has_fast_bf16(device: str) -> bool:
+    """Says whether bfloat16 is arithmetic of the hardware here, and not emulated."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if capabilities:
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def normalised(pixels: NDArray[np.uint8], plan: Plan) -> Tensor:
+    """Returns a batch as float32 in channels_last on the device, shape (B, C, H, W)."""
+    batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(plan.device, non_blocking=True)
+    mean = torch.tensor(plan.mean, device=plan.device) * 255
+    scale = 1 / (torch.tensor(plan.std, device=plan.device) * 255)
+    # (B, H, W, C) seen as (B, C, H, W) is channels_last already: no copy.
+    return ((batch.float() - mean) * scale).permute(0, 3, 1, 2)
+
+
+def autocast(plan: Plan) -> torch.autocast:
+    """Returns the precision that training and scoring share."""
+    return torch.autocast(plan.device.partition(":")[0], torch.bfloat16, enabled=plan.is_bf16)
+
+
+def train_member(
+    plan: Plan,
+    pixels: Pixels,
+    rows_K: NDArray[np.int64],
+    *,
+    seed: int,
+    folder: Path,
+    progress: Callable[[int, int], None],
+    on_epoch: Callable[[int, nn.Module, dict[str, Any]], None],
+) -> None:
+    """Trains one seed on some rows and leaves its members in `folder`; goes on where it stopped.
+
+    Args:
+        plan: the network and how to train it.
+        pixels: where the rows' pixels come from.
+        rows_K: the rows to train on, all labelled.
+        seed: of the initialisation, the order and the augmentation.
+        folder: `epoch-NNN.safetensors` for each member, and the state of the last epoch.
+        progress: called with (epoch, rows seen in it).
+        on_epoch: called after each epoch with its number from 1, the network and the record so far.
+
+    Raises:
+        RunError: the loss is not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    durable.remove_leftovers(folder)
+    model = build_model(plan.spec, seed=seed).to(plan.device)
+    optimizer = build_optimizer(model, plan.train)
+    history = _resume(folder / STATE, model, optimizer)
+    for epoch in range(len(history), plan.train.epochs):
+        model.train()
+        record = _epoch(plan, model, optimizer, pixels, rows_K, seed=seed, epoch=epoch, progress=progress)
+        on_epoch(epoch + 1, model, record)
+        history.append(record)
+        if epoch + 1 in checkpoint_epochs(plan.train):
+            save_member(member_path(folder, epoch + 1), model, plan, seed=seed, epoch=epoch + 1)
+        _save_state(folder / STATE, model, optimizer, history)
+
+
+def member_path(folder: Path, epoch: int) -> Path:
+    """Returns where a member of a seed's folder lies."""
+    return folder / f"epoch-{epoch:03d}.safetensors"
+
+
+def history_of(folder: Path) -> list[dict[str, Any]]:
+    """Returns the record of every finished epoch of a seed."""
+    path = folder / STATE
+    if not path.exists():
+        return []
+    with safe_open(path, "pt") as file:
+        history: list[dict[str, Any]] = json.loads(file.metadata()["history"])
+    return history
+
+
+def build_optimizer(model: nn.Module, train: Train) -> torch.optim.SGD:
+    """Returns SGD; biases and norm weights are not decayed (He et al. 2019, Bag of Tricks, 3.1)."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=train.rate, momentum=train.momentum, nesterov=train.nesterov)
+
+
+def _epoch(
+    plan: Plan,
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    pixels: Pixels,
+    rows_K: NDArray[np.int64],
+    *,
+    seed: int,
+    epoch: int,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    draw = np.random.default_rng([plan.train.seed, seed, epoch, 1])
+    seen, loss_sum, hits = 0, 0.0, 0
+    for rows_B, pixels_B in pixels.epoch(
+        rows_K, batch_size=plan.train.batch_size, seed=(plan.train.seed, seed, epoch, 0)
+    ):
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(epoch + seen / len(rows_K), plan.train)
+        label_B = torch.from_numpy(pixels.rows.label_N[rows_B]).long().to(plan.device)
+        inputs = normalised(augmented(pixels_B, plan.augment, draw), plan)
+        with autocast(plan):
+            logits_BC = model(inputs).float()
+        loss = nn.functional.cross_entropy(logits_BC, label_B, label_smoothing=plan.train.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
+        optimizer.step()
+        value = loss.item()
+        if not np.isfinite(value):
+            raise _diverged(pixels, rows_B, seed=seed, epoch=epoch)
+        seen, loss_sum = seen + len(rows_B), loss_sum + value * len(rows_B)
+        hits += int((logits_BC.argmax(1) == label_B).sum())
+        progress(epoch, seen)
+    return {"epoch": epoch + 1, "rows": seen, "loss": loss_sum / max(1, seen), "accuracy": hits / max(1, seen)}
+
+
+def _diverged(pixels: Pixels, rows_B: NDArray[np.int64], *, seed: int, epoch: int) -> RunError:
+    row = int(rows_B[0])
+    shard = pixels.rows.shard_of(row)
+    return RunError(
+        f"The loss of seed {seed} is not finite in epoch {epoch + 1}, in the batch that begins with sample "
+        f"{row - int(pixels.rows.offset_S[shard])} of {pixels.rows.shards[shard].name}.",
+        hint="Lower train.rate, or set train.precision = 'float32'.",
+    )
+
+
+def _resume(path: Path, model: nn.Module, optimizer: torch.optim.SGD) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    state = load_file(path)
+    model.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith(MOMENTUM)})
+    for name, parameter in model.named_parameters():
+        if (momentum := state.get(MOMENTUM + name)) is not None:
+            buffer = torch.empty_like(parameter)
+            buffer.copy_(momentum)
+            optimizer.state[parameter]["momentum_buffer"] = buffer
+    return history_of(path.parent)
+
+
+def _save_state(path: Path, model: nn.Module, optimizer: torch.optim.SGD, history: list[dict[str, Any]]) -> None:
+    tensors = dict(_plain(model))
+    for name, parameter in model.named_parameters():
+        buffer = optimizer.state[parameter].get("momentum_buffer")
+        if buffer is not None:
+            tensors[MOMENTUM + name] = buffer.detach().cpu().contiguous()
+    durable.write_bytes(path, save(tensors, metadata={"history": json.dumps(history)}))
+
+
+def save_member(path: Path, model: nn.Module, plan: Plan, *, seed: int, epoch: int) -> None:
+    """Writes a member: its weights, and in the header all that is needed to build it again."""
+    about = {"spec": asdict(plan.spec), "seed": seed, "epoch": epoch, "mean": plan.mean, "std": plan.std}
+    durable.write_bytes(path, save(dict(_plain(model)), metadata={"curate": json.dumps(about, sort_keys=True)}))
+
+
+def _plain(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return ((name, tensor.detach().cpu().contiguous()) for name, tensor in model.state_dict().items())
+
+
+def load_member(path: Path, plan: Plan) -> nn.Module:
+    """Returns a member in evaluation mode on the device.
+
+    Raises:
+        RunError: the file is missing or damaged.
+        UsageError: it holds another network.
+    """
+    try:
+        state = load_file(path)
+    except Exception as error:  # safetensors raises many kinds for a damaged file; all mean the same
+        raise RunError(f"{path}: cannot be read as a member ({error}).", hint="Delete it and score again.") from error
+    model = build_model(plan.spec, seed=0)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UsageError(f"{path}: holds another network than {plan.spec.name}.", hint=str(error)[:200]) from error
+    return model.to(plan.device).eval()

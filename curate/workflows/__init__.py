@@ -1,0 +1,1 @@
+"""The order of steps: what each command does, over the floors below."""

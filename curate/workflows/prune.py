@@ -1,0 +1,227 @@
+"""`curate prune`: score tables -> manifest. Seconds, no torch, only the columns it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate import __version__
+from curate.acquisition import ACQUISITIONS, acquisition
+from curate.errors import ScoreError, UsageError
+from curate.manifest.lines import find_line
+from curate.manifest.schema import ClassTable, Scored, Selection
+from curate.manifest.write import Choice, write_manifest
+from curate.pool.index import Pool, load_pool
+from curate.pool.tar import printable
+from curate.samples import shuffled, uniform
+from curate.scores import BAD, INDEX, SUMMARY, BadSample, Columns, read_bad, read_columns, read_record
+from curate.selection.budget import divide, parse_keep, parse_outliers
+from curate.selection.rank import Order
+from curate.selection.quotas import ClassRule
+from curate.selection.strata import KEPT, REASONS, select
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `prune` is asked to do.
+
+    Attributes:
+        scores: the run's folder.
+        out: the manifest's folder, None for `manifests/<fn>-<keep>`.
+        keep, outliers: as written on the command line.
+        seed: of a random order.
+        always, never: files of keys, one a line, `shard TAB key` where keys repeat.
+    """
+
+    scores: Path
+    fn: str
+    keep: str
+    out: Path | None = None
+    outliers: str = "0"
+    order: Order = "hardest"
+    per_class: ClassRule | None = None
+    min_per_class: int = 0
+    seed: int = 0
+    always: Path | None = None
+    never: Path | None = None
+    keep_list: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The manifest that was written, and what it holds."""
+
+    out: Path
+    digest: str
+    samples: int
+    scored: int
+    kept: int
+    dropped: Mapping[str, int]
+    failed: int
+    first_shard: str
+
+
+def prune(request: Request) -> Pruned:
+    """Writes the manifest that a request describes.
+
+    Raises:
+        UsageError: an unknown function, a keep that cannot be, a function that these scores do not hold.
+        ScoreError: the scores are incomplete, or a sample has none.
+        RunError: another manifest lies at `out`.
+    """
+    row = acquisition(request.fn)
+    keep, outliers = parse_keep(request.keep), parse_outliers(request.outliers)
+    summary = read_record(request.scores / SUMMARY)
+    pool = load_pool(request.scores / INDEX)
+    if pool.fingerprint != summary["pool"]:
+        raise ScoreError(f"{request.scores}: the index is not that of the scores.", hint="Score again.")
+    if len(summary["members"]) < row.members:
+        raise UsageError(
+            f"'{request.fn}' needs at least {row.members} members and these scores have {len(summary['members'])}.",
+            hint="Score with --seeds 2 or --checkpoints 2, or choose another function.",
+        )
+    bad = read_bad(request.scores / BAD)
+    lists = [_read_keys(path) for path in (request.always, request.never)]
+    columns = read_columns(request.scores, pool, _needed(request, row.tie, with_keys=any(lists)), bad=bad)
+    score_N, tie_N = _scores(request, row.tie, columns)
+    budget, aside = divide(keep, outliers, len(score_N))
+    always_N, never_N = (_on_list(keys, columns, pool, path) for keys, path in zip(lists, (request.always, request.never), strict=True))
+    selection = select(
+        score_N,
+        tie_N,
+        columns.values["identity"],
+        columns.values["label"],
+        budget=budget,
+        outliers=aside,
+        order=request.order,
+        per_class=request.per_class,
+        min_per_class=request.min_per_class,
+        always_N=always_N,
+        never_N=never_N,
+    )
+    out = request.out or Path("manifests") / f"{request.fn}-{request.keep.replace('%', 'pct')}"
+    digest = write_manifest(
+        out,
+        pool,
+        _choices(pool, columns, selection.reason_N, bad),
+        classes=_classes(pool, columns, selection.kept_N),
+        selection=Selection(
+            fn=request.fn,
+            order=request.order,
+            keep=request.keep,
+            budget=budget,
+            outliers=request.outliers,
+            outlier_count=aside,
+            ties=tuple(filter(None, (row.tie, "identity"))),
+            seed=request.seed if request.fn == "random" else None,
+            per_class=request.per_class,
+            min_per_class=request.min_per_class,
+            always=_count(always_N),
+            never=_count(never_N),
+            scheme="compress",
+            iteration=0,
+            base=None,
+        ),
+        scored=Scored(
+            recipe=summary["recipe_digest"],
+            proxy=summary["proxy"],
+            members=len(summary["members"]),
+            test_accuracy=summary["ensemble"].get("test"),
+        ),
+        source={"scores": str(request.scores.absolute()), "curate": __version__},
+        keep_list=request.keep_list,
+        force=request.force,
+    )
+    counts = selection.counts
+    dropped = {name: counts[name] for name in REASONS[1:] if counts[name]}
+    first = next(scan.name for scan in pool.scans)
+    find_line(out, first)
+    return Pruned(out, digest, pool.total, len(score_N), counts["kept"], dropped, len(bad), first)
+
+
+def _needed(request: Request, tie: str | None, *, with_keys: bool) -> list[str]:
+    scores = [] if request.fn == "random" else [request.fn, *([tie] if tie else [])]
+    return ["identity", "label", *scores, *(["key"] if with_keys else [])]
+
+
+def _scores(request: Request, tie: str | None, columns: Columns) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    if request.fn == "random":
+        return uniform(shuffled(columns.values["identity"], seed=request.seed)), None
+    return columns.values[request.fn], columns.values[tie] if tie else None
+
+
+def _choices(
+    pool: Pool, columns: Columns, reason_N: NDArray[np.uint8], bad: Sequence[BadSample]
+) -> Iterator[Choice]:
+    failed: dict[str, dict[str, int]] = {}
+    for sample in bad:
+        counts = failed.setdefault(sample.shard, {})
+        counts[sample.reason] = counts.get(sample.reason, 0) + 1
+    at = 0
+    for scan, ordinal_K in zip(pool.scans, columns.ordinals, strict=True):
+        reason_K = reason_N[at : at + len(ordinal_K)]
+        at += len(ordinal_K)
+        kept_N = np.zeros(scan.samples, dtype=np.bool_)
+        kept_N[ordinal_K[reason_K == KEPT]] = True
+        counts = np.bincount(reason_K, minlength=len(REASONS)).tolist()
+        dropped = dict(zip(REASONS[1:], counts[1:], strict=True))
+        yield Choice(kept_N, dropped, failed.get(scan.name, {}))
+
+
+def _classes(pool: Pool, columns: Columns, kept_N: NDArray[np.bool_]) -> ClassTable:
+    label_N, size = columns.values["label"], pool.classes.num_classes
+    before, after = (
+        np.bincount(labels[labels >= 0], minlength=size).tolist() for labels in (label_N, label_N[kept_N])
+    )
+    return ClassTable(kind=pool.classes.kind, names=pool.classes.names, before=before, after=after)  # type: ignore[arg-type]  # a str that is one of three
+
+
+def _read_keys(path: Path | None) -> list[tuple[str, str]]:
+    if path is None:
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}).", hint="Expected one key a line, UTF-8.") from error
+    pairs = [line.rpartition("\t") for line in lines if line.strip()]
+    return [(shard, key) for shard, _, key in pairs]
+
+
+def _on_list(
+    keys: Sequence[tuple[str, str]], columns: Columns, pool: Pool, path: Path | None
+) -> NDArray[np.bool_] | None:
+    """Returns the mask of the listed samples.
+
+    Raises:
+        UsageError: a key that no scored sample has, or that several have.
+    """
+    if not keys:
+        return None
+    places: dict[tuple[str, str], list[int]] = {}
+    names = [scan.name for scan, part in zip(pool.scans, columns.ordinals, strict=True) for _ in range(len(part))]
+    for place, (shard, key) in enumerate(zip(names, columns.values["key"].tolist(), strict=True)):
+        places.setdefault(("", key), []).append(place)
+        places[(shard, key)] = [place]
+    mask_N = np.zeros(len(names), dtype=np.bool_)
+    for pair in keys:
+        found = places.get(pair, [])
+        if len(found) != 1:
+            what = "is no scored sample" if not found else f"is the key of {len(found)} samples"
+            raise UsageError(f"{path}: '{printable(pair[1])}' {what}.", hint="Write SHARD TAB KEY where keys repeat.")
+        mask_N[found[0]] = True
+    return mask_N
+
+
+def _count(mask_N: NDArray[np.bool_] | None) -> int:
+    return 0 if mask_N is None else int(mask_N.sum())
+
+
+def functions() -> dict[str, str]:
+    """Returns the acquisition functions with their lines of description, for help and completion."""
+    return {name: row.line for name, row in ACQUISITIONS.items()}
