@@ -1,0 +1,122 @@
+"""What people see: results on stdout, everything else on stderr. The only room that knows rich."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from curate.errors import CurateError
+from curate.pool.tar import printable
+
+SCHEMA_VERSION = 1
+PLAIN_SECONDS = 30.0
+
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Prints a line of the result."""
+    _out.print(text, markup=False)
+
+
+def note(text: str) -> None:
+    """Prints a line beside the result."""
+    _err.print(text, markup=False, style="dim")
+
+
+def show_json(command: str, value: dict[str, Any]) -> None:
+    """Prints the one document that `--json` promises."""
+    document = {"schema_version": SCHEMA_VERSION, "command": command, **value}
+    sys.stdout.write(json.dumps(document, indent=1, sort_keys=True, default=str) + "\n")
+
+
+def show_error(error: CurateError) -> None:
+    """Prints what happened and where, then what was expected and what to do."""
+    _err.print(f"error: {_safe(error.message)}", markup=False, style="bold red")
+    if error.hint:
+        _err.print(f"  {_safe(error.hint)}", markup=False)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a table; the first column is text, the others are figures."""
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*(_safe(cell) for cell in row))
+    _out.print(table)
+
+
+def _safe(text: str) -> str:
+    return "\n".join(printable(line) for line in text.splitlines())
+
+
+@contextmanager
+def progress(*, quiet: bool = False) -> Iterator[PlainProgress | BarProgress]:
+    """Yields a listener: a bar on a terminal, a plain line now and then elsewhere."""
+    if quiet or not _err.is_terminal:
+        yield PlainProgress(quiet=quiet)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, TextColumn("{task.fields[detail]}"), console=_err) as bar:
+        yield BarProgress(bar)
+
+
+class PlainProgress:
+    """A line when a stage begins and every 30 seconds; no control codes."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._name, self._total, self._unit = "", 0, ""
+        self._started = self._said = 0.0
+
+    def stage(self, name: str, total: int, unit: str) -> None:
+        self._name, self._total, self._unit = name, total, unit
+        self._started = self._said = time.monotonic()
+        self._say(f"{name}: {total:,} {unit}")
+
+    def at(self, done: int, detail: str = "") -> None:
+        now = time.monotonic()
+        if now - self._said < PLAIN_SECONDS:
+            return
+        self._said = now
+        rate = done / max(1e-9, now - self._started)
+        left = (self._total - done) / max(1e-9, rate)
+        self._say(
+            f"{self._name}: {done:,}/{self._total:,} {self._unit}, {rate:,.0f}/s, {left:,.0f} s left {_safe(detail)}"
+        )
+
+    def note(self, text: str) -> None:
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            sys.stderr.write(text.rstrip() + "\n")
+            sys.stderr.flush()
+
+
+class BarProgress:
+    """One bar a stage, with rate and time left."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._task: Any = None
+
+    def stage(self, name: str, total: int, unit: str) -> None:
+        self._task = self._bar.add_task(f"{name} ({unit})", total=total, detail="")
+
+    def at(self, done: int, detail: str = "") -> None:
+        self._bar.update(self._task, completed=done, detail=_safe(detail))
+
+    def note(self, text: str) -> None:
+        self._bar.console.print(text, markup=False, style="dim")

@@ -1,0 +1,140 @@
+"""`curate demo`: the whole story on scikit-learn's digits (1,797 real images of 8x8 px, in its wheel)."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from curate.manifest.lines import read_lines
+from curate.pool.index import load_pool
+from curate.progress import Progress
+from curate.proxy.pixels import Rows
+from curate.recipe import Augment, Pixels, Proxy, Recipe, Train
+from curate.scores import INDEX, RUN, read_record
+from curate.workflows import prune as pruning
+from curate.workflows import score as scoring
+from curate.workflows.evaluate import compare_subsets
+from curate.workflows.setting import Setting, open_pixels, plan_for
+
+KEEP = "50%"
+FN = "variation_ratio"
+SHARDS, TEST_EVERY = 4, 5
+FIRST_TARGET_SEED = 100
+RECIPE = Recipe(
+    pixels=Pixels(mean=(0.3,), std=(0.3,), store="memory"),
+    augment=Augment(flip=False, translate_px=1),
+    proxy=Proxy(name="preact_resnet20"),
+    train=Train(epochs=10, batch_size=64, rate=0.1),
+)
+
+
+def demo(out: Path | None, *, seeds: int, progress: Progress) -> dict[str, Any]:
+    """Packs, scores, prunes and compares; returns the table and what it says.
+
+    Args:
+        out: keeps shards, scores and manifest; None for a folder that is deleted again.
+        seeds: training runs behind each figure.
+        progress: who listens.
+    """
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="curate-demo-") as folder:
+            return demo(Path(folder), seeds=seeds, progress=progress)
+    write_digits(out / "shards", out / "test")
+    request = scoring.Request([str(out / "shards")], out / "scores", RECIPE, test=[str(out / "test")])
+    summary = scoring.score(request, progress)
+    pruned = pruning.prune(pruning.Request(out / "scores", FN, KEEP, out=out / "manifest", force=True))
+    table, test_samples = _compare(out, request, seeds=seeds, progress=progress)
+    return {
+        "samples": pruned.samples,
+        "kept": pruned.kept,
+        "digest": pruned.digest,
+        "members": len(summary["members"]),
+        "ensemble_test_accuracy": summary["ensemble"]["test"],
+        "test_samples": test_samples,
+        "seeds": seeds,
+        "table": table,
+        "verdict": _verdict(table),
+    }
+
+
+def write_digits(train: Path, test: Path) -> None:
+    """Writes the digits as shards: every fifth image is for testing."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    place = np.arange(len(digits.images))
+    is_test = place % TEST_EVERY == 0
+    _write_shards(train, "train", digits, place[~is_test], SHARDS)
+    _write_shards(test, "test", digits, place[is_test], 1)
+
+
+def _write_shards(folder: Path, prefix: str, digits: Any, places: NDArray[np.int64], shards: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(shards):
+        with tarfile.open(folder / f"{prefix}-{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for place in places[number::shards].tolist():
+                # 17 grey levels become 0 ... 255.
+                image = Image.fromarray((digits.images[place] * (255 / 16)).astype(np.uint8))
+                encoded = io.BytesIO()
+                image.save(encoded, "PNG")
+                _add(tar, f"digit_{place:04d}.png", encoded.getvalue())
+                _add(tar, f"digit_{place:04d}.cls", str(int(digits.target[place])).encode())
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    tar.addfile(entry, io.BytesIO(data))
+
+
+def _compare(out: Path, request: scoring.Request, *, seeds: int, progress: Progress) -> tuple[list[dict[str, Any]], int]:
+    pool = load_pool(out / "scores" / INDEX)
+    setting = Setting(**read_record(out / "scores" / RUN)["setting"])
+    pixels = open_pixels(pool, setting, request.recipe, out / "scores" / "pixels", progress)
+    plan = plan_for(request.recipe, setting, pool.classes.num_classes)
+    target = replace(plan, train=plan.train.model_copy(update={"checkpoints": 1}))
+    test, test_K = scoring.test_pixels(request, setting, plan, progress)
+    kept_K = kept_rows(out / "manifest", pixels.rows)
+    everything = np.arange(len(pixels.rows))
+    random_K = np.sort(np.random.default_rng(FIRST_TARGET_SEED).choice(everything, len(kept_K), replace=False))
+    subsets = {f"kept by {FN}": kept_K, "random, same size": random_K, "all": everything}
+    table = compare_subsets(
+        target,
+        pixels,
+        subsets,
+        test,
+        test_K,
+        seeds=seeds,
+        first_seed=FIRST_TARGET_SEED,
+        batch_size=request.recipe.score.batch_size,
+        progress=progress,
+    )
+    return table, len(test_K)
+
+
+def kept_rows(manifest: Path, rows: Rows) -> NDArray[np.int64]:
+    """Returns the rows that a manifest keeps, read from its lines."""
+    parts = []
+    for line, first in zip(read_lines(manifest), rows.offset_S.tolist(), strict=False):
+        edges = np.cumsum(line.runs)
+        parts += [np.arange(begin, end) + first for begin, end in zip(edges[::2], edges[1::2], strict=True)]
+    return np.concatenate(parts) if parts else np.array([], dtype=np.int64)
+
+
+def _verdict(table: list[dict[str, Any]]) -> str:
+    kept, random, whole = table
+    margin = kept["mean"] - random["mean"]
+    noise = max(kept["spread"] or 0.0, random["spread"] or 0.0)
+    how = "more than" if abs(margin) > noise else "within"
+    return (
+        f"Against random of the same size: {margin:+.2%}, {how} the spread over seeds ({noise:.2%}). "
+        f"Against all the data: {kept['mean'] - whole['mean']:+.2%} with {kept['samples'] / whole['samples']:.0%} of it."
+    )

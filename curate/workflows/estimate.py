@@ -1,0 +1,75 @@
+"""`curate score --dry-run`: what would run, and what it would take. Writes nothing."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from curate.pool.index import build_index
+from curate.proxy.augment import augmented
+from curate.proxy.models import build_model, parameter_count
+from curate.proxy.training import Plan, autocast, build_optimizer, normalised
+from curate.workflows.score import Request
+from curate.workflows.setting import plan_for, settle
+
+STEPS = 3
+
+
+def estimate(request: Request) -> dict[str, Any]:
+    """Returns counts, seconds, and bytes of memory and disk, from a scan and a few timed steps.
+
+    The index is built in a temporary folder and thrown away; `request.out` is not touched.
+    """
+    with tempfile.TemporaryDirectory(prefix="curate-dry-") as folder:
+        pool = build_index(request.shards, Path(folder), request.labels, skip_faults=request.skip_faults)
+        setting = settle(request.recipe, pool, request.out, request.device)
+    plan = plan_for(request.recipe, setting, max(2, pool.classes.num_classes))
+    train = request.recipe.train
+    members = train.seeds * train.checkpoints
+    step, forward = _timed(plan, min(train.batch_size, max(2, pool.total)))
+    pixels = pool.total * setting.size_px**2 * setting.channels
+    weights = 4 * parameter_count(build_model(plan.spec, seed=0))
+    seconds = train.seeds * train.epochs * pool.total * step + members * pool.total * forward
+    return {
+        "samples": pool.total,
+        "classes": pool.classes.num_classes,
+        "proxy": plan.spec.name,
+        "size_px": setting.size_px,
+        "pixels": setting.store,
+        "precision": "bfloat16" if setting.is_bf16 else "float32",
+        "epochs": train.seeds * train.epochs,
+        "members": members,
+        "seconds": round(seconds),
+        "memory_bytes": members * weights + (pixels if setting.store == "memory" else 0),
+        "disk_bytes": (members + 2 * train.seeds) * weights + (pixels if setting.store == "disk" else 0),
+    }
+
+
+def _timed(plan: Plan, size: int) -> tuple[float, float]:
+    """Returns seconds a sample for a training step and for a forward pass, medians of a few."""
+    model = build_model(plan.spec, seed=0).to(plan.device)
+    optimizer = build_optimizer(model, plan.train)
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (size, plan.spec.size_px, plan.spec.size_px, plan.spec.in_chans), np.uint8)
+    label_B = torch.zeros(size, dtype=torch.long, device=plan.device)
+    steps, forwards = list[float](), list[float]()
+    for _ in range(STEPS):
+        started = time.perf_counter()
+        inputs = normalised(augmented(pixels, plan.augment, draw), plan)
+        with autocast(plan):
+            loss = torch.nn.functional.cross_entropy(model(inputs).float(), label_B)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
+        optimizer.step()
+        loss.item()
+        middle = time.perf_counter()
+        with torch.inference_mode(), autocast(plan):
+            float(model(inputs).float().sum())
+        steps.append(middle - started)
+        forwards.append(time.perf_counter() - middle)
+    return sorted(steps)[STEPS // 2] / size, sorted(forwards)[STEPS // 2] / size

@@ -1,0 +1,89 @@
+"""`curate index`: what is in a pool, and what is wrong with it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from curate import durable
+from curate.errors import SampleError
+from curate.pool.images import decode as decode_image
+from curate.pool.index import Pool, bad_samples, build_index
+from curate.pool.labels import LabelSource
+from curate.pool.sources import open_source
+from curate.progress import Progress
+from curate.scores import BadSample
+
+CHECK_PX = 32
+
+
+def index_pool(
+    shards: Sequence[str], out: Path | None, labels: LabelSource, *, decode: bool, skip_faults: bool, progress: Progress
+) -> dict[str, Any]:
+    """Returns what a pool holds; keeps the index in `out` if there is one.
+
+    Args:
+        shards: what names the pool.
+        out: folder of the index, None to keep nothing.
+        labels: where labels come from.
+        decode: decode every image too.
+        skip_faults: count the samples of damaged shards as failed.
+        progress: who listens.
+    """
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="curate-index-") as folder:
+            return _report(shards, Path(folder), labels, decode=decode, skip_faults=skip_faults, progress=progress)
+    with durable.lock(out):
+        return _report(shards, out, labels, decode=decode, skip_faults=skip_faults, progress=progress)
+
+
+def _report(
+    shards: Sequence[str], out: Path, labels: LabelSource, *, decode: bool, skip_faults: bool, progress: Progress
+) -> dict[str, Any]:
+    progress.stage("index", 1, "shards")
+    pool = build_index(shards, out, labels, skip_faults=skip_faults, progress=lambda done, _, name: progress.at(done, name))
+    bad = [BadSample(*sample) for sample in bad_samples(pool)]
+    if decode:
+        progress.stage("decode", pool.total, "images")
+        bad += _undecodable(pool, progress)
+    classes = pool.classes
+    return {
+        "samples": pool.total,
+        "shards": len(pool.scans),
+        "entries_ignored": sum(scan.ignored for scan in pool.scans),
+        "bytes": sum(scan.bytes for scan in pool.scans),
+        "fingerprint": pool.fingerprint,
+        "num_classes": classes.num_classes,
+        "classes": [
+            {"id": i, "name": classes.names[i] if i < len(classes.names) else "", "samples": count}
+            for i, count in enumerate(classes.counts)
+        ],
+        "unlabelled": pool.unlabelled,
+        "decoded": pool.total - len(bad) if decode else None,
+        "bad": len(bad),
+        "bad_samples": [vars(sample) for sample in sorted(bad, key=lambda b: (b.shard, b.ordinal))],
+    }
+
+
+def _undecodable(pool: Pool, progress: Progress) -> list[BadSample]:
+    bad, done = [], 0
+    for index, scan in enumerate(pool.scans):
+        table = pool.read(index, ["key", "reason", "image_start", "image_size"])
+        at = 0
+        shard = pool.shard(index)
+        with open_source(shard.path, shard.name) as stream:
+            for ordinal, row in enumerate(table.to_pylist()):
+                progress.at(done + ordinal, scan.name)
+                if row["reason"] is not None:
+                    continue
+                stream.skip(row["image_start"] - at)
+                data = stream.read(row["image_size"])
+                at = row["image_start"] + row["image_size"]
+                try:
+                    decode_image(data, size_px=CHECK_PX, channels=3)
+                except SampleError as error:
+                    bad.append(BadSample(scan.name, ordinal, row["key"], str(error)))
+        done += scan.samples
+    return bad
