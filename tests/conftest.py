@@ -1,0 +1,70 @@
+"""One toy pool, one toy run: made once, through the public ways in."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLOURS = [(220, 30, 30), (30, 200, 40), (40, 60, 220)]
+SHARDS, PER_SHARD = 3, 16
+BAD_KEY = "s1_07"
+TOY = [
+    "--proxy", "preact_resnet20", "--seeds", "2", "--epochs", "3", "--checkpoints", "2", "--device", "cpu",
+    "--set", "train.batch_size=16", "--set", "augment.translate_px=1",
+]  # fmt: skip
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]], *, tar_format: int = tarfile.USTAR_FORMAT, mode: str = "w") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode, format=tar_format) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def png(colour: tuple[int, int, int], seed: int, size: int = 8) -> bytes:
+    noise = np.random.default_rng(seed).integers(-25, 26, (size, size, 3))
+    pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def toy_members(shard: int) -> list[tuple[str, bytes]]:
+    members = []
+    for place in range(PER_SHARD):
+        key, label = f"s{shard}_{place:02d}", (place + shard) % 3
+        image = png(COLOURS[label], shard * 100 + place)
+        members.append((f"{key}.png", b"no image at all" if key == BAD_KEY else image))
+        members.append((f"{key}.cls", str(label).encode()))
+    return members
+
+
+@pytest.fixture(scope="session")
+def pool_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pool")
+    for shard in range(SHARDS):
+        write_tar(folder / f"toy-{shard:04d}.tar", toy_members(shard))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_scores(pool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from curate.cli import run
+
+    out = tmp_path_factory.mktemp("run") / "scores"
+    assert run(["score", str(pool_folder), "--out", str(out), *TOY]) == 0
+    return out
+
+
+@pytest.fixture
+def toy_manifest(toy_scores: Path, tmp_path: Path) -> Path:
+    from curate.cli import run
+
+    out = tmp_path / "manifest"
+    assert run(["prune", "--scores", str(toy_scores), "--keep", "0.5", "--fn", "variation_ratio", "--out", str(out)]) == 0
+    return out

@@ -1,0 +1,130 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import PER_SHARD, SHARDS, png, write_tar
+
+from curate.errors import RunError, ShardError, UsageError
+from curate.pool.index import Pool, build_index
+from curate.pool.labels import LabelSource, read_label_table
+from curate.pool.shards import find_shards
+
+IMAGE = png((9, 9, 9), 0)
+
+
+def index(folder: Path, out: Path, labels: LabelSource | None = None) -> Pool:
+    return build_index([str(folder)], out, labels or LabelSource())
+
+
+def test_a_pool_is_counted(pool_folder: Path, tmp_path: Path) -> None:
+    pool = index(pool_folder, tmp_path)
+    assert (pool.total, len(pool.scans), pool.classes.counts) == (SHARDS * PER_SHARD, SHARDS, (16, 16, 16))
+
+
+def test_the_fingerprint_does_not_depend_on_where_the_pool_lies(pool_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "moved").mkdir()
+    for path in pool_folder.iterdir():
+        (tmp_path / "moved" / path.name).write_bytes(path.read_bytes())
+    assert index(tmp_path / "moved", tmp_path / "a").fingerprint == index(pool_folder, tmp_path / "b").fingerprint
+
+
+def test_a_list_a_glob_a_brace_pattern_and_a_folder_name_the_same_shards(pool_folder: Path) -> None:
+    paths = sorted(str(path) for path in pool_folder.glob("*.tar"))
+    ways = [[str(pool_folder)], paths, [f"{pool_folder}/*.tar"], [f"{pool_folder}/toy-{{0000..0002}}.tar"]]
+    assert len({find_shards(way).shards for way in ways}) == 1
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ([("a.png", IMAGE), ("b.png", IMAGE), ("a.cls", b"0")], "'a' appears twice, at bytes 0"),
+        ([("a.png", IMAGE), ("a.png", IMAGE)], "a.png"),
+        ([("README", b"x")], "no samples"),
+    ],
+)
+def test_a_structural_fault_fails_the_shard(tmp_path: Path, members: list[tuple[str, bytes]], said: str) -> None:
+    write_tar(tmp_path / "p" / "x.tar", members)
+    with pytest.raises(ShardError, match=said):
+        index(tmp_path / "p", tmp_path / "i")
+
+
+def test_skipping_a_bad_shard_counts_its_samples_as_failed(tmp_path: Path) -> None:
+    write_tar(tmp_path / "p" / "a.tar", [("a.png", IMAGE), ("a.cls", b"0")])
+    write_tar(tmp_path / "p" / "b.tar", [("b.png", IMAGE), ("b.cls", b"0"), ("c.png", IMAGE)])
+    data = (tmp_path / "p" / "b.tar").read_bytes()
+    (tmp_path / "p" / "b.tar").write_bytes(data[: 512 + 1024 + 512])
+    pool = build_index([str(tmp_path / "p")], tmp_path / "i", LabelSource(), skip_faults=True)
+    assert (pool.total, pool.bad) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "entry"),
+    [
+        (LabelSource("json", "a.b"), ("k.json", json.dumps({"a": {"b": 1}}).encode())),
+        (LabelSource("cls"), ("k.cls", b" 1\n")),
+        (LabelSource("csv", table={("", "d/k"): "1"}), ("k.txt", b"")),
+        (LabelSource("csv", table={("x.tar", "d/k"): "1"}), ("k.txt", b"")),
+    ],
+)
+def test_labels_come_from_where_they_are_said_to(tmp_path: Path, labels: LabelSource, entry: tuple[str, bytes]) -> None:
+    write_tar(tmp_path / "p" / "x.tar", [("d/k.png", IMAGE), (f"d/{entry[0]}", entry[1])])
+    assert index(tmp_path / "p", tmp_path / "i", labels).labels(0).tolist() == [1]
+
+
+def test_names_of_folders_become_ids_in_sorted_order(tmp_path: Path) -> None:
+    write_tar(tmp_path / "p" / "x.tar", [("dog/1.png", IMAGE), ("cat/1.png", IMAGE), ("dog/2.png", IMAGE)])
+    pool = index(tmp_path / "p", tmp_path / "i", LabelSource("folder"))
+    assert (pool.classes.names, pool.labels(0).tolist()) == (("cat", "dog"), [1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("labels", "name", "text"),
+    [
+        (LabelSource(), "a.cls", b"1 4"),
+        (LabelSource(), "a.cls", b"1,4"),
+        (LabelSource("json", "label"), "a.json", b'{"label": [1, 4]}'),
+    ],
+)
+def test_multi_label_data_is_refused(tmp_path: Path, labels: LabelSource, name: str, text: bytes) -> None:
+    write_tar(tmp_path / "p" / "x.tar", [("a.png", IMAGE), (name, text)])
+    with pytest.raises(UsageError, match="more than one label"):
+        index(tmp_path / "p", tmp_path / "i", labels)
+
+
+def test_a_label_table_names_the_wrong_line(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("key,label\na,1\nb,2,3\n")
+    with pytest.raises(UsageError, match="line 3"):
+        read_label_table(tmp_path / "l.csv")
+
+
+def test_a_shard_that_changed_since_the_scan_is_refused(tmp_path: Path) -> None:
+    write_tar(tmp_path / "p" / "x.tar", [("a.png", IMAGE), ("a.cls", b"0")])
+    index(tmp_path / "p", tmp_path / "i")
+    os.utime(tmp_path / "p" / "x.tar", (1, 1))
+    with pytest.raises(RunError, match="changed"):
+        index(tmp_path / "p", tmp_path / "i")
+
+
+@pytest.mark.parametrize("source", ["nowhere/", "nowhere/{0..2}.tar", "https://host/x.tar", "pipe:cat x.tar"])
+def test_a_source_that_is_not_there_is_refused(source: str) -> None:
+    with pytest.raises(UsageError):
+        find_shards([source])
+
+
+@pytest.mark.data
+def test_every_odd_image_is_accounted_for(tmp_path: Path) -> None:
+    from curate.progress import Silent
+    from curate.workflows.index import index_pool
+
+    data = os.environ.get("CURATE_DATA")
+    if not data:
+        pytest.skip("CURATE_DATA names no folder of real datasets")
+    report = index_pool(
+        [f"{data}/odd_images"], tmp_path, LabelSource(), decode=True, skip_faults=False, progress=Silent()
+    )
+    broken = {sample["key"] for sample in report["bad_samples"]}
+    pool = build_index([f"{data}/odd_images"], tmp_path, LabelSource())
+    keys = pool.read(0, ["key"])["key"].to_pylist()
+    expected = {key for key, label in zip(keys, pool.labels(0).tolist(), strict=True) if label == 1}
+    assert (report["samples"], broken) == (48, expected)

@@ -1,0 +1,132 @@
+"""Our tar reader against tarfile, the independent oracle."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+import zstandard
+from conftest import write_tar
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curate.errors import ShardError
+from curate.pool.sources import open_source
+from curate.pool.tar import Entry, Tally, entries, split_key
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=60)
+
+
+def read(path: Path) -> list[Entry]:
+    with open_source(path, path.name) as stream:
+        return list(entries(stream, path.name, Tally(), wanted=lambda name, size: True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    names=st.lists(st.tuples(NAMES, NAMES, NAMES), min_size=1, max_size=8, unique=True),
+    tar_format=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    size=st.integers(0, 2000),
+)
+def test_every_format_is_read_as_tarfile_reads_it(tmp_path_factory, names, tar_format, size) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path_factory.mktemp("tar") / "x.tar"
+    write_tar(path, [("/".join(parts), bytes(size)) for parts in names], tar_format=tar_format)
+    with tarfile.open(path) as tar:
+        expected = [(m.name, m.offset_data, m.size) for m in tar if m.isreg()]
+    assert [(e.name.rstrip("/"), e.data, e.size) for e in read(path)] == expected
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tar.zst"])
+def test_codecs_give_the_same_entries(tmp_path: Path, suffix: str) -> None:
+    members = [(f"dir/{i:03d}.jpg", bytes([i]) * 700) for i in range(20)]
+    write_tar(tmp_path / "plain.tar", members)
+    data = (tmp_path / "plain.tar").read_bytes()
+    if suffix == ".tar.gz":
+        write_tar(tmp_path / "x.tar.gz", members, mode="w:gz")
+    else:
+        half = zstandard.compress(data[:5000]) + zstandard.compress(data[5000:])
+        (tmp_path / f"x{suffix}").write_bytes(half if suffix == ".tar.zst" else data)
+    found = read(tmp_path / f"x{suffix}")
+    assert [(e.name, e.content) for e in found] == members
+
+
+def test_links_folders_and_devices_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as tar:
+        for kind, name in ((tarfile.DIRTYPE, "d"), (tarfile.SYMTYPE, "l"), (tarfile.LNKTYPE, "h"), (tarfile.CHRTYPE, "c")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+        info = tarfile.TarInfo("a.jpg")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"abc"))
+    assert [e.name for e in read(path)] == ["a.jpg"]
+
+
+def test_a_pax_global_header_is_no_part_of_an_entry(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "made here"}) as tar:
+        info = tarfile.TarInfo("a.jpg")
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"abc"))
+    tally = Tally()
+    with open_source(path, "x.tar") as stream:
+        found = list(entries(stream, "x.tar", tally))
+    assert (found[0].start, tally.preamble) == (1024, 1024)
+
+
+def test_every_cut_is_an_error_or_loses_nothing_but_zeros(tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", [(f"{i}.jpg", b"x" * 600) for i in range(3)])
+    data = (tmp_path / "x.tar").read_bytes()
+    whole = [(e.name, e.content) for e in read(tmp_path / "x.tar")]
+    path = tmp_path / "cut.tar"
+    for size in range(0, len(data), 256):
+        path.write_bytes(data[:size])
+        try:
+            found = [(e.name, e.content) for e in read(path)]
+        except ShardError:
+            continue
+        assert found == whole
+
+
+@pytest.mark.parametrize("codec", ["gz", "zst"])
+def test_a_cut_compressed_shard_is_an_error(tmp_path: Path, codec: str) -> None:
+    import gzip
+    import random
+
+    noise = random.Random(0).randbytes(40_000)
+    write_tar(tmp_path / "x.tar", [("a.jpg", noise), ("b.jpg", noise)])
+    data = (tmp_path / "x.tar").read_bytes()
+    packed = gzip.compress(data) if codec == "gz" else zstandard.compress(data)
+    path = tmp_path / f"y.tar.{codec}"
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(ShardError):
+        read(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG" * 400])
+def test_what_is_no_tar_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(data)
+    with pytest.raises(ShardError):
+        read(path)
+
+
+def test_a_header_that_claims_more_than_there_is_is_refused_without_memory(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("a.jpg")
+    info.size = 1 << 50
+    path = tmp_path / "x.tar"
+    path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + b"abc")
+    with pytest.raises(ShardError, match="cut short"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("a.jpg", ("a", "jpg")), ("x/0001.seg.PNG", ("x/0001", "seg.png")), ("x.y/1.jpg", ("x.y/1", "jpg")),
+        ("noext", None), (".hidden", None), ("x/__meta__/a.jpg", None), ("__info__", None),
+    ],
+)  # fmt: skip
+def test_keys_follow_webdatasets_rule(name: str, parts: tuple[str, str] | None) -> None:
+    assert split_key(name) == parts

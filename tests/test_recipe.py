@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+
+from curate.errors import RecipeError
+from curate.recipe import Recipe, load_recipe
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+def test_the_default_recipe_spells_out_the_defaults() -> None:
+    text = (RECIPES / "default.toml").read_text()
+    assert load_recipe(RECIPES / "default.toml") == Recipe()
+    for section, table in Recipe().model_dump().items():
+        assert all(f"\n{key} = " in text for key in table), section
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda p: p.name)
+def test_every_recipe_loads_and_says_how_to_run_it(path: Path) -> None:
+    load_recipe(path)
+    assert "# Run: curate score" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("train.epoch=3", "Did you mean 'epochs'"),
+        ("trian.epochs=3", "Did you mean 'train'"),
+        ("train.epochs=0", "train.epochs"),
+        ("train.rate=nan", "train.rate"),
+        ("train.checkpoints=20", "20 checkpoints"),
+        ("train.schedule=step", "milestones"),
+        ("epochs", "section.key=value"),
+    ],
+)
+def test_a_wrong_setting_is_named(setting: str, said: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(None, [setting])
+    assert said in str(error.value)
+
+
+def test_a_recipe_that_is_no_toml_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("[train\nepochs=")
+    with pytest.raises(RecipeError, match="TOML"):
+        load_recipe(tmp_path / "r.toml")
