@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+
+from curate.acquisition import ensemble_of
+from curate.proxy import PROXIES
+from curate.proxy.augment import augmented
+from curate.proxy.models import ModelSpec, adapt_stem, build_model, parameter_count, stem_for
+from curate.proxy.predict import VoteSums
+from curate.proxy.schedule import checkpoint_epochs, rate_at
+from curate.recipe import Augment, Train
+
+
+@pytest.mark.parametrize("name", PROXIES)
+def test_every_proxy_takes_small_images_of_one_channel(name: str) -> None:
+    model = build_model(ModelSpec(name, 7, 1, 16, "small"), seed=0).eval()
+    with torch.inference_mode():
+        assert model(torch.zeros(2, 1, 16, 16)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("preact_resnet20", 0.27), ("preact_resnet56", 0.86), ("preact_resnet110", 1.73), ("resnet18", 11.17)])
+def test_parameter_counts_are_the_published_ones(name: str, millions: float) -> None:
+    model = build_model(ModelSpec(name, 10, 3, 32, "small"), seed=0)
+    assert parameter_count(model) / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def test_the_stem_is_adapted_up_to_64_px() -> None:
+    import timm
+
+    assert [stem_for("auto", px) for px in (32, 64, 65)] == ["small", "small", "native"]
+    assert adapt_stem(timm.create_model("resnet18")) == ["conv1: 7x7/2 -> 3x3/1", "maxpool: removed"]
+    assert adapt_stem(timm.create_model("vit_tiny_patch16_224")) == []
+
+
+def test_the_same_seed_gives_the_same_network() -> None:
+    spec = ModelSpec("preact_resnet20", 4, 3, 8, "small")
+    one, two, other = (build_model(spec, seed=seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_sums_on_the_device_are_those_of_the_reference() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits_MBC = 4 * torch.randn(6, 50, 5, generator=generator)
+    labels = np.arange(50, dtype=np.int32) % 6 - 1
+    sums = VoteSums.empty(50, 5, "cpu")
+    for logits_BC in logits_MBC:
+        sums.add(logits_BC)
+    ours = sums.ensemble(labels)
+    reference = ensemble_of(logits_MBC.double().softmax(2).numpy(), labels)
+    assert np.allclose(ours.mean_probs_BC, reference.mean_probs_BC, atol=1e-12)
+    assert np.allclose(ours.mean_entropy_B, reference.mean_entropy_B, atol=1e-12)
+    assert np.array_equal(ours.votes_BC, reference.votes_BC)
+    assert np.array_equal(ours.errors_B, reference.errors_B)
+
+
+def test_certain_logits_have_no_entropy_and_no_nan() -> None:
+    sums = VoteSums.empty(1, 3, "cpu")
+    sums.add(torch.tensor([[1000.0, -1000.0, 0.0]]))
+    assert sums.ensemble(np.array([0], np.int32)).mean_entropy_B.tolist() == [0.0]
+
+
+def test_checkpoints_are_taken_at_a_constant_rate() -> None:
+    for schedule in ("cosine", "onecycle", "constant"):
+        train = Train(epochs=10, checkpoints=4, schedule=schedule)
+        assert checkpoint_epochs(train) == [7, 8, 9, 10]
+        assert len({round(rate_at(epoch, train), 9) for epoch in (6, 6.5, 8, 9.9, 10)}) == 1
+    assert rate_at(10, Train(epochs=10, checkpoints=1)) == pytest.approx(0, abs=1e-9)
+    assert rate_at(1.0, Train(epochs=10)) == pytest.approx(0.1)
+
+
+def test_a_step_schedule_drops_at_its_milestones() -> None:
+    train = Train(epochs=10, checkpoints=1, schedule="step", milestones=(4, 8), warmup_epochs=0)
+    assert [rate_at(e, train) for e in (0, 3.9, 4, 8)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+
+
+def test_augmentation_moves_and_mirrors_whole_images() -> None:
+    pixels = np.zeros((200, 6, 6, 1), np.uint8)
+    pixels[:, 2, 1] = 255
+    out = augmented(pixels, Augment(flip=True, translate_px=1), np.random.default_rng(0))
+    places = {tuple(np.argwhere(image[..., 0])[0].tolist()) for image in out}
+    assert places == {(r, c) for r in (1, 2, 3) for c in (0, 1, 2, 3, 4, 5) if c in (0, 1, 2) or c in (3, 4, 5)}
+    assert (out.reshape(200, -1).sum(1) == 255).all()
+    same = augmented(pixels, Augment(flip=False, translate_px=0), np.random.default_rng(0))
+    assert np.array_equal(same, pixels)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4])
+def test_cutout_is_a_black_square_of_its_side(side: int) -> None:
+    pixels = np.full((300, 9, 9, 1), 7, np.uint8)
+    out = augmented(pixels, Augment(flip=False, translate_px=0, cutout_px=side), np.random.default_rng(1))
+    assert (out == 0).reshape(300, -1).sum(1).max() == side * side
+    assert (pixels == 7).all()
