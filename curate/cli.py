@@ -14,6 +14,7 @@ import typer
 
 from curate import __version__, console
 from curate.errors import CurateError, UsageError
+from curate.progress import as_stage
 
 INTERRUPTED = 130
 # typer carries its own copy of click or uses the installed one, by version; this is the one it raises.
@@ -27,13 +28,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Shards = Annotated[list[str], typer.Argument(metavar="SHARDS...", help="A folder, globs, brace patterns or .tar[.gz|.zst] files.")]
+Shards = Annotated[
+    list[str], typer.Argument(metavar="SHARDS...", help="A folder, globs, brace patterns or .tar[.gz|.zst] files.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Recipes = Annotated[Path | None, typer.Option("--recipe", help="A TOML recipe.", metavar="FILE")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override the recipe.", metavar="SECTION.KEY=VALUE")]
 LabelFrom = Annotated[str, typer.Option("--label-from", help="cls, folder or none.", metavar="KIND")]
-LabelField = Annotated[str, typer.Option("--label-field", help="Read labels from this field of .json entries.", metavar="FIELD")]
-Labels = Annotated[Path | None, typer.Option("--labels", help="Read labels from a CSV: key, label[, shard].", metavar="CSV")]
+LabelField = Annotated[
+    str, typer.Option("--label-field", help="Read labels from this field of .json entries.", metavar="FIELD")
+]
+Labels = Annotated[
+    Path | None, typer.Option("--labels", help="Read labels from a CSV: key, label[, shard].", metavar="CSV")
+]
 OnBadShard = Annotated[str, typer.Option("--on-bad-shard", help="fail, or skip and count its samples as failed.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Root = Annotated[Path | None, typer.Option("--root", help="Where the shards lie, if they moved.", metavar="DIR")]
@@ -80,7 +87,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None: ...
 
@@ -186,7 +195,9 @@ def _show_estimate(request: Any, *, as_json: bool) -> None:
     if as_json:
         return console.show_json("score", {"dry_run": True, **result})
     for name, value in result.items():
-        console.say(f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')}: {value}")
+        console.say(
+            f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')}: {value}"
+        )
     console.note("Nothing was written.")
     return None
 
@@ -213,13 +224,21 @@ def prune(
     keep: Annotated[str, typer.Option("--keep", help="A fraction (0.8, 80%) of the scored samples, or a count.")],
     fn: Annotated[str, typer.Option("--fn", help="The acquisition function; higher is kept first.")],
     scores: Annotated[Path, typer.Option("--scores", help="The run's folder.", metavar="DIR")] = Path("scores"),
-    out: Annotated[Path | None, typer.Option("--out", help="The manifest's folder [manifests/FN-KEEP].", metavar="DIR")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The manifest's folder [manifests/FN-KEEP].", metavar="DIR")
+    ] = None,
     outliers: Annotated[str, typer.Option("--outliers", help="Set aside so many of the highest scores first.")] = "0",
     order: Annotated[str, typer.Option("--order", help="hardest or easiest: which end is kept.")] = "hardest",
     per_class: Annotated[str | None, typer.Option("--per-class", help="equal or proportional.")] = None,
-    min_per_class: Annotated[int, typer.Option("--min-per-class", min=0, help="Keep at least so many of each class.")] = 0,
-    always: Annotated[Path | None, typer.Option("--always", help="Keys to keep in any case, one a line.", metavar="FILE")] = None,
-    never: Annotated[Path | None, typer.Option("--never", help="Keys never to keep, one a line.", metavar="FILE")] = None,
+    min_per_class: Annotated[
+        int, typer.Option("--min-per-class", min=0, help="Keep at least so many of each class.")
+    ] = 0,
+    always: Annotated[
+        Path | None, typer.Option("--always", help="Keys to keep in any case, one a line.", metavar="FILE")
+    ] = None,
+    never: Annotated[
+        Path | None, typer.Option("--never", help="Keys never to keep, one a line.", metavar="FILE")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of --fn random.")] = 0,
     keep_list: Annotated[bool, typer.Option("--keep-list", help="Also write keep.txt: shard TAB key.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a different manifest.")] = False,
@@ -228,7 +247,10 @@ def prune(
     """Turn score tables into a manifest. Seconds, no torch."""
     from curate.workflows import prune as work
 
-    for name, value, known in (("--order", order, ("hardest", "easiest")), ("--per-class", per_class, (None, "equal", "proportional"))):
+    for name, value, known in (
+        ("--order", order, ("hardest", "easiest")),
+        ("--per-class", per_class, (None, "equal", "proportional")),
+    ):
         if value not in known:
             raise UsageError(f"{name} {value}: expected {' or '.join(filter(None, known))}.")
     result = work.prune(
@@ -269,26 +291,21 @@ def verify(
     from curate.manifest.verify import verify as check
 
     with console.progress(quiet=as_json) as listener:
-        verdict = check(manifest, root=root, sources=not no_sources, progress=_as_stage(listener, "verify", "shards"))
+        verdict = check(manifest, root=root, sources=not no_sources, progress=as_stage(listener, "verify", "shards"))
     findings = [vars(finding) for finding in verdict.findings]
     totals = verdict.head.totals
     if as_json:
-        console.show_json("verify", {"digest": verdict.digest, "ok": not findings, "findings": findings, "totals": totals.model_dump()})
+        console.show_json(
+            "verify",
+            {"digest": verdict.digest, "ok": not findings, "findings": findings, "totals": totals.model_dump()},
+        )
         return 1 if findings else 0
     for finding in findings:
         console.say(f"{finding['where']}: {finding['what']}")
     what = "as recorded" if not findings else f"{len(findings)} faults"
-    console.say(f"{totals.kept:,} of {totals.samples:,} samples kept in {totals.shards:,} shards: {what}. digest: {verdict.digest}")
+    console.say(f"{totals.kept:,} of {totals.samples:,} samples kept in {totals.shards:,} shards: {what}.")
+    console.say(f"digest: {verdict.digest}")
     return 1 if findings else 0
-
-
-def _as_stage(listener: Any, name: str, unit: str) -> Any:
-    def progress(done: int, total: int, detail: str) -> None:
-        if done == 0:
-            listener.stage(name, total, unit)
-        listener.at(done, detail)
-
-    return progress
 
 
 @app.command()
@@ -304,8 +321,34 @@ def demo(
         result = tell(out, seeds=seeds, progress=listener)
     if as_json:
         return console.show_json("demo", result)
-    rows = [(r["trained_on"], f"{r['samples']:,}", f"{r['mean']:.2%}", "-" if r["spread"] is None else f"{r['spread']:.2%}") for r in result["table"]]
-    console.show_table(f"Test accuracy on {result['test_samples']} held-out digits, n = {seeds}", ("trained on", "samples", "mean", "std"), rows)
+    rows = [
+        (r["trained_on"], f"{r['samples']:,}", f"{r['mean']:.2%}", "-" if r["spread"] is None else f"{r['spread']:.2%}")
+        for r in result["table"]
+    ]
+    console.show_table(
+        f"Test accuracy on {result['test_samples']} held-out digits, n = {seeds}",
+        ("trained on", "samples", "mean", "std"),
+        rows,
+    )
     console.say(result["verdict"])
     console.note("Next: curate score SHARDS --proxy resnet18, then curate prune --keep 0.8 --fn variation_ratio")
     return None
+
+
+def reference() -> str:
+    """Returns the reference of all commands in Markdown, made from the commands themselves."""
+    parts = ["# Command line\n\nGenerated from the program; do not edit.\n"]
+    for name, command in sorted(typer.main.get_command(app).commands.items()):  # type: ignore[attr-defined]  # a group
+        arguments = [p for p in command.params if p.param_type_name == "argument"]
+        options = [p for p in command.params if p.param_type_name == "option"]
+        words = "".join(f" {p.metavar or p.name.upper()}" for p in arguments)
+        parts.append(f"## curate {name}{words}\n\n{command.help.strip()}\n")
+        rows = [f"| `{p.metavar or p.name.upper()}` | {p.help or ''} | |" for p in arguments]
+        rows += [f"| `{', '.join(p.opts)}` | {p.help or ''} | {_default(p)} |" for p in options if p.name != "help"]
+        parts.append("\n".join(["| | | default |", "|---|---|---|", *rows]) + "\n")
+    return "\n".join(parts)
+
+
+def _default(option: Any) -> str:
+    value = option.default
+    return "" if value in (None, "", False, []) or callable(value) else f"`{value}`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -19,6 +20,17 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """Something worth a line."""
         ...
+
+
+def as_stage(progress: Progress, name: str, unit: str) -> Callable[[int, int, str], None]:
+    """Returns a listener as the function (done, total, detail) that the lower floors call."""
+
+    def listen(done: int, total: int, detail: str) -> None:
+        if done == 0:
+            progress.stage(name, total, unit)
+        progress.at(done, detail)
+
+    return listen
 
 
 class Silent:

@@ -23,9 +23,7 @@ from curate.pool.index import Pool, write_table
 
 RUN, SUMMARY, BAD, TABLES, INDEX = "run.json", "summary.json", "bad.parquet", "tables", "index"
 FORMAT = 1
-BAD_SCHEMA = pa.schema(
-    [("shard", pa.string()), ("ordinal", pa.int64()), ("key", pa.string()), ("reason", pa.string())]
-)
+BAD_SCHEMA = pa.schema([("shard", pa.string()), ("ordinal", pa.int64()), ("key", pa.string()), ("reason", pa.string())])
 
 
 def table_path(run: Path, shard: str) -> Path:
@@ -95,6 +93,9 @@ def read_columns(run: Path, pool: Pool, names: Sequence[str], *, bad: Sequence[B
         failed[sample.shard] = failed.get(sample.shard, 0) + 1
     ordinals, parts = [], []
     for scan in pool.scans:
+        if failed[scan.name] == scan.samples:
+            ordinals.append(np.array([], dtype=np.int64))
+            continue
         table = _read(run, scan.name, ["ordinal", *names])
         if table.num_rows + failed[scan.name] != scan.samples:
             raise ScoreError(
@@ -103,6 +104,8 @@ def read_columns(run: Path, pool: Pool, names: Sequence[str], *, bad: Sequence[B
             )
         ordinals.append(table["ordinal"].to_numpy())
         parts.append(table)
+    if not parts:
+        raise ScoreError("Every sample of the pool is bad.", hint=f"See {run / BAD}.")
     whole = pa.concat_tables(parts)
     return Columns(tuple(ordinals), {name: _plain(whole[name], name) for name in names})
 

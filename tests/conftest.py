@@ -17,7 +17,9 @@ TOY = [
 ]  # fmt: skip
 
 
-def write_tar(path: Path, members: list[tuple[str, bytes]], *, tar_format: int = tarfile.USTAR_FORMAT, mode: str = "w") -> None:
+def write_tar(
+    path: Path, members: list[tuple[str, bytes]], *, tar_format: int = tarfile.USTAR_FORMAT, mode: str = "w"
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode, format=tar_format) as tar:
         for name, data in members:
@@ -66,5 +68,7 @@ def toy_manifest(toy_scores: Path, tmp_path: Path) -> Path:
     from curate.cli import run
 
     out = tmp_path / "manifest"
-    assert run(["prune", "--scores", str(toy_scores), "--keep", "0.5", "--fn", "variation_ratio", "--out", str(out)]) == 0
+    assert (
+        run(["prune", "--scores", str(toy_scores), "--keep", "0.5", "--fn", "variation_ratio", "--out", str(out)]) == 0
+    )
     return out

@@ -35,9 +35,7 @@ def mutual_information(ensemble: Ensemble) -> FloatArray:
         Distribution Search with Ensemble Active Learning", equation 4.
     """
     ceiling = math.log(min(ensemble.mean_probs_BC.shape[1], ensemble.members))
-    difference_B: FloatArray = row_entropy(ensemble.mean_probs_BC) - ensemble.mean_entropy_B.astype(
-        np.float64
-    )
+    difference_B: FloatArray = row_entropy(ensemble.mean_probs_BC) - ensemble.mean_entropy_B.astype(np.float64)
     information_B: FloatArray = np.clip(difference_B, 0.0, ceiling) + 0.0  # −0.0 becomes 0.0
     return information_B
 

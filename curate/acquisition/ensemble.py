@@ -6,8 +6,6 @@ and keeps B × C numbers whatever M is; it is the reference that faster accumula
 against. Nothing here knows which model made the probabilities.
 """
 
-# ruff: noqa: N815 - shape suffixes are capital letters, also on fields; see curate/samples.py
-
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -56,9 +54,7 @@ class Ensemble:
         if self.members < 1:
             raise ScoreError(f"an ensemble of {self.members} members predicts nothing")
         if self.mean_probs_BC.ndim != 2 or self.mean_probs_BC.shape[1] == 0:
-            raise ScoreError(
-                f"mean_probs_BC has shape {self.mean_probs_BC.shape}, expected (B, C) with C ≥ 1"
-            )
+            raise ScoreError(f"mean_probs_BC has shape {self.mean_probs_BC.shape}, expected (B, C) with C ≥ 1")
         size, classes = self.mean_probs_BC.shape
         _check_shape("votes_BC", self.votes_BC, (size, classes))
         for name in ("mean_entropy_B", "errors_B", "labels_B", "identity_B"):

@@ -123,9 +123,7 @@ def read_head(folder: Path) -> dict[str, Any]:
         head = json.loads(path.read_bytes())
     version = head.get("format_version") if isinstance(head, dict) else None
     if version != FORMAT_VERSION:
-        raise ManifestError(
-            f"{path}: format version {version}.", hint=f"This curate reads version {FORMAT_VERSION}."
-        )
+        raise ManifestError(f"{path}: format version {version}.", hint=f"This curate reads version {FORMAT_VERSION}.")
     return dict(head)
 
 

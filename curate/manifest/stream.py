@@ -27,6 +27,7 @@ POISON_NAME = "__curate_error__"
 POISON_BYTES = 1 << 20
 DIGEST_BYTES = 8
 
+BinaryOut = io.BufferedWriter[io.FileIO]
 Source = PlainStream | DecompressedStream
 Write = Callable[[bytes], object]
 
@@ -60,9 +61,7 @@ def copy_kept(line: Line, path: Path, write: Write | None) -> None:
         write(END)
 
 
-def _copy_range(
-    line: Line, stream: Source, start: int, end: int, digest: "hashlib._Hash", write: Write | None
-) -> None:
+def _copy_range(line: Line, stream: Source, start: int, end: int, digest: hashlib.blake2b, write: Write | None) -> None:
     headers = HeaderReader(stream, line.name, at=start)
     while headers.at < end:
         header = headers.next()
@@ -119,7 +118,7 @@ def source_path(folder: Path, line: Line, shard: str, root: Path | None) -> Path
 
 def main(arguments: Sequence[str]) -> int:
     """Runs `curate cat MANIFEST SHARD [--root DIR]`; returns the exit code."""
-    out = io.BufferedWriter(io.FileIO(sys.stdout.fileno(), "w", closefd=False), BUFFER_BYTES)
+    out: BinaryOut = io.BufferedWriter(io.FileIO(sys.stdout.fileno(), "w", closefd=False), BUFFER_BYTES)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
@@ -134,7 +133,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _cat(folder: Path, shard: str, root: Path | None, out: io.BufferedWriter) -> None:
+def _cat(folder: Path, shard: str, root: Path | None, out: BinaryOut) -> None:
     read_head(folder)
     line = find_line(folder, shard)
     copy_kept(line, source_path(folder, line, shard, root), out.write)
@@ -156,7 +155,7 @@ def _interrupt(number: int, _frame: object) -> None:
     raise KeyboardInterrupt(number)
 
 
-def _poison(out: io.BufferedWriter, error: BaseException) -> int:
+def _poison(out: BinaryOut, error: BaseException) -> int:
     """Ends the stream in an entry whose data never comes, says why on stderr, returns the exit code."""
     import tarfile
 
@@ -177,7 +176,7 @@ def _poison(out: io.BufferedWriter, error: BaseException) -> int:
     return error.exit_code if isinstance(error, CurateError) else 1
 
 
-def _hushed(out: io.BufferedWriter) -> int:
+def _hushed(out: BinaryOut) -> int:
     """The reader closed its end: nothing more can be said to it. Returns the shell's code for that."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     out.detach()

@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 
 from curate import durable
 from curate.errors import ManifestError, RunError
-from curate.manifest.lines import HEAD, INDEX, LINES, SOURCE, Line, file_digest, manifest_digest, read_lines, write_lines
+from curate.manifest.lines import (
+    HEAD,
+    INDEX,
+    LINES,
+    SOURCE,
+    Line,
+    file_digest,
+    manifest_digest,
+    read_lines,
+    write_lines,
+)
 from curate.manifest.schema import ClassTable, Head, PoolRecord, Scored, Selection, Totals
 from curate.pool.index import Pool
 from curate.pool.tar import BLOCK
@@ -173,9 +183,7 @@ def _totals(build: Path) -> Totals:
         for counts, more in ((dropped, line.dropped), (failed, line.failed)):
             for reason, count in more.items():
                 counts[reason] = counts.get(reason, 0) + count
-    return Totals(
-        shards=shards, samples=samples, kept=kept, dropped=dropped, failed=failed, kept_bytes=kept_bytes
-    )
+    return Totals(shards=shards, samples=samples, kept=kept, dropped=dropped, failed=failed, kept_bytes=kept_bytes)
 
 
 def _check_totals(head: Head, pool: Pool) -> None:

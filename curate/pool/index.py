@@ -136,7 +136,9 @@ def _stat(shard: Shard) -> Any:
     try:
         return shard.path.stat()
     except OSError as error:
-        raise ShardError(f"{shard.name}: cannot be read ({error.strerror}).", hint=f"Looked at {shard.path}.") from error
+        raise ShardError(
+            f"{shard.name}: cannot be read ({error.strerror}).", hint=f"Looked at {shard.path}."
+        ) from error
 
 
 def _wants(labels: LabelSource) -> Callable[[str, int], bool]:
@@ -290,7 +292,8 @@ def label_ids(texts: pa.ChunkedArray, classes: Classes) -> NDArray[np.int32]:
     words = encoded.dictionary.to_pylist()
     table = [of_name.get(word, -1) if of_name else int(word) if is_class_id(word) else -1 for word in words]
     ids_W = np.array([*table, -1], dtype=np.int32)
-    return ids_W[pc.fill_null(encoded.indices, len(words)).to_numpy(zero_copy_only=False)]
+    id_N: NDArray[np.int32] = ids_W[pc.fill_null(encoded.indices, len(words)).to_numpy(zero_copy_only=False)]
+    return id_N
 
 
 def build_index(
@@ -332,7 +335,9 @@ def load_pool(folder: Path) -> Pool:
     try:
         text = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise RunError(f"{folder}: no index here.", hint="Run `curate index SHARDS` or `curate score SHARDS`.") from None
+        raise RunError(
+            f"{folder}: no index here.", hint="Run `curate index SHARDS` or `curate score SHARDS`."
+        ) from None
     except ValueError as error:
         raise RunError(f"{path}: damaged ({error}).", hint="Delete the folder and index again.") from error
     if text.get("format") != FORMAT:
@@ -388,7 +393,9 @@ def _read_table(path: Path, columns: Sequence[str]) -> pa.Table:
     try:
         return pq.ParquetFile(path, memory_map=True).read(columns=list(columns), use_threads=False)
     except (OSError, pa.ArrowInvalid) as error:
-        raise RunError(f"{path}: cannot be read ({error}).", hint="Delete it and run the same command again.") from error
+        raise RunError(
+            f"{path}: cannot be read ({error}).", hint="Delete it and run the same command again."
+        ) from error
 
 
 def _join_classes(folder: Path, scans: Sequence[Scan], names: tuple[str, ...]) -> Classes:

@@ -120,7 +120,7 @@ def _json_label(text: str, field_name: str, where: str) -> str | None:
 
 def _single(text: str, where: str) -> str:
     parts = text.replace(",", " ").split()
-    if len(parts) > 1 and all(is_class_id(part) for part in parts) or text[:1] in ("[", "{"):
+    if (len(parts) > 1 and all(is_class_id(part) for part in parts)) or text[:1] in ("[", "{"):
         raise _multi_label(where)
     return text
 

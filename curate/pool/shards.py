@@ -11,9 +11,10 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 from curate.errors import UsageError
 from curate.pool.sources import SUFFIXES, codec_of
@@ -51,7 +52,7 @@ def find_shards(sources: Sequence[str]) -> Sources:
     found = [(folder, path) for source in sources for folder, path in _expand(source)]
     root = Path(os.path.commonpath([folder for folder, _ in found]))
     shards = sorted((Shard(path.relative_to(root).as_posix(), path) for _, path in found), key=lambda s: s.name)
-    for one, other in zip(shards, shards[1:], strict=False):
+    for one, other in pairwise(shards):
         if one.name == other.name:
             raise UsageError(f"{printable(one.name)} was named twice.", hint="Name every shard once.")
     return Sources(root, tuple(shards))
@@ -69,7 +70,7 @@ def _expand(source: str) -> Iterator[tuple[Path, Path]]:
         yield from ((path, shard) for shard in shards)
         return
     for name in [source] if path.exists() else _braces(source):
-        matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))
+        matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
         if not matches:
             raise UsageError(f"{name}: no such file or folder.", hint="Expected a shard, a glob or a folder.")
         for match in matches:
@@ -81,7 +82,7 @@ def _expand(source: str) -> Iterator[tuple[Path, Path]]:
 def _braces(source: str) -> list[str]:
     try:
         return list(braceexpand(source))
-    except UnbalancedBracesError as error:
+    except ValueError as error:
         raise UsageError(f"{source}: unbalanced braces ({error}).", hint="Write {0000..0009}.") from error
 
 

@@ -99,6 +99,4 @@ def open_source(path: Path, shard: str) -> Iterator[PlainStream | DecompressedSt
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
         raise ShardError(f"{shard}: damaged {codec} stream ({error}).", hint="Copy or pack it again.") from error
     except OSError as error:
-        raise ShardError(
-            f"{shard}: cannot be read ({error.strerror or error}).", hint=f"Looked at {path}."
-        ) from error
+        raise ShardError(f"{shard}: cannot be read ({error.strerror or error}).", hint=f"Looked at {path}.") from error

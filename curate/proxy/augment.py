@@ -35,10 +35,11 @@ def _gather(pixels: Pixel, *, flip: bool, shift: int, generator: np.random.Gener
     count, size = pixels.shape[:2]
     padded = np.pad(pixels, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
     place = np.arange(size)
-    top_B, left_B = generator.integers(0, 2 * shift + 1, (2, count))
+    top_B: NDArray[np.int64] = generator.integers(0, 2 * shift + 1, (count,))
+    left_B: NDArray[np.int64] = generator.integers(0, 2 * shift + 1, (count,))
     columns = np.repeat(place[None], count, axis=0)
     if flip:
-        columns = np.where(generator.random(count)[:, None] < 0.5, columns[:, ::-1], columns)
+        columns = np.where(generator.random((count,))[:, None] < 0.5, columns[:, ::-1], columns)
     rows = (top_B[:, None] + place)[:, :, None]
     out: Pixel = padded[np.arange(count)[:, None, None], rows, (left_B[:, None] + columns)[:, None, :]]
     return out
@@ -47,8 +48,8 @@ def _gather(pixels: Pixel, *, flip: bool, shift: int, generator: np.random.Gener
 def _cut(pixels: Pixel, side: int, generator: np.random.Generator) -> Pixel:
     count, size = pixels.shape[:2]
     place = np.arange(size)
-    row_B, column_B = generator.integers(0, size, (2, count))
-    inside = [np.abs(2 * (place - centre[:, None]) + 1 - side % 2) < side + side % 2 for centre in (row_B, column_B)]
+    centres: NDArray[np.int64] = generator.integers(0, size, (2, count))
+    inside = [np.abs(2 * (place - centre[:, None]) + 1 - side % 2) < side + side % 2 for centre in centres]
     out = pixels.copy() if pixels.base is None else np.array(pixels)
     out[inside[0][:, :, None] & inside[1][:, None, :]] = 0
     return out

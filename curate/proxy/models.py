@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -72,7 +73,7 @@ def build_model(spec: ModelSpec, *, seed: int) -> nn.Module:
 
 def _create(spec: ModelSpec) -> nn.Module:
     proxy = PROXIES.get(spec.name)
-    arguments = dict(proxy.arguments) if proxy else {}
+    arguments: dict[str, Any] = dict(proxy.arguments) if proxy else {}
     name = proxy.model_name if proxy else spec.name
     shape = {"num_classes": spec.num_classes, "in_chans": spec.in_chans}
     if proxy and proxy.depth:
@@ -82,7 +83,7 @@ def _create(spec: ModelSpec) -> nn.Module:
     if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
         arguments.setdefault("img_size", spec.size_px)
     try:
-        model: nn.Module = timm.create_model(name, pretrained=False, **shape, **arguments)
+        model: nn.Module = timm.create_model(name, pretrained=False, **{**arguments, **shape})
         return model
     except (RuntimeError, TypeError, ValueError) as error:
         raise UsageError(f"timm cannot build '{name}' here: {error}.", hint="Choose another --proxy.") from error

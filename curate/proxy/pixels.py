@@ -133,9 +133,7 @@ def read_images(rows: Rows, index: int, rows_K: NDArray[np.int64]) -> Iterator[t
             yield row, data
 
 
-def decoded(
-    rows: Rows, index: int, shape: Shape, *, threads: int
-) -> Iterator[tuple[int, Pixel | SampleError]]:
+def decoded(rows: Rows, index: int, shape: Shape, *, threads: int) -> Iterator[tuple[int, Pixel | SampleError]]:
     """Yields (row, pixels) of one shard in order, or the reason why a row has none.
 
     Decoding runs in threads (the decoder leaves the interpreter's lock) on a bounded number of images.
@@ -220,7 +218,7 @@ class StoredPixels:
         pixels = np.empty((len(rows_B), *self.shape.of_row), np.uint8)
         size = self.shape.row_bytes
         for into, row in zip(pixels.reshape(len(rows_B), size), rows_B.tolist(), strict=True):
-            if os.preadv(self._file, [into], row * size) != size:
+            if os.preadv(self._file, [into.data], row * size) != size:
                 raise ShardError("The pixel store on disk is shorter than it was written.", hint="Delete it.")
         return pixels
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from functools import partial
 
-from timm.layers import BatchNormAct2d, create_conv2d
+from timm.layers import BatchNormAct2d, create_conv2d  # type: ignore[attr-defined]  # re-exported by a star
 from timm.models.resnetv2 import ResNetV2
 from torch import nn
 
@@ -34,7 +35,7 @@ def preact_resnet(depth: int, *, num_classes: int, in_chans: int) -> nn.Module:
         conv_layer=create_conv2d,
         norm_layer=partial(BatchNormAct2d, eps=1e-5),
     )
-    model.stem.conv = create_conv2d(in_chans, 16, 3)
-    model.stem.pool = nn.Identity()
-    nn.init.kaiming_normal_(model.stem.conv.weight, mode="fan_out", nonlinearity="relu")
+    conv = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    model.stem = nn.Sequential(OrderedDict(conv=conv))
     return model

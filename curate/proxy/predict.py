@@ -32,7 +32,9 @@ class VoteSums:
     @classmethod
     def empty(cls, size: int, classes: int, device: str) -> VoteSums:
         probs = torch.zeros(size, classes, dtype=torch.float64, device=device)
-        return cls(probs, torch.zeros(size, dtype=torch.float64, device=device), torch.zeros_like(probs, dtype=torch.int32))
+        return cls(
+            probs, torch.zeros(size, dtype=torch.float64, device=device), torch.zeros_like(probs, dtype=torch.int32)
+        )
 
     def add(self, logits_BC: Tensor) -> None:
         """Adds one member's logits."""

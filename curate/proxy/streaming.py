@@ -53,11 +53,12 @@ class StreamedPixels:
         parts = cut_parts(self.rows, rows_K, at_least=self._workers * PARTS_PER_WORKER)
         generator = np.random.default_rng(list(seed))
         shuffled = [parts[place] for place in generator.permutation(len(parts))]
+        draw = random.Random(int(generator.integers(2**63)))  # noqa: S311  (an order, no secret)
         pipeline = wds.DataPipeline(
             _Deal(shuffled),
             wds.split_by_worker,
             _Read(self.rows),
-            wds.shuffle(self._buffer, initial=self._buffer, rng=random.Random(int(generator.integers(2**63)))),
+            wds.shuffle(self._buffer, initial=self._buffer, rng=draw),
             _Decode(self.shape),
         )
         loader = torch.utils.data.DataLoader(

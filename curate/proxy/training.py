@@ -55,7 +55,7 @@ class Plan:
 def has_fast_bf16(device: str) -> bool:
     """Says whether bfloat16 is arithmetic of the hardware here, and not emulated."""
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if capabilities:
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

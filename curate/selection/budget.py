@@ -14,9 +14,7 @@ from fractions import Fraction
 from curate.errors import UsageError
 
 # At most 18 digits on either side: more say nothing, and long ones are slow to convert.
-_NUMBER = re.compile(
-    r"(?P<sign>-?)(?P<number>\d{1,18}|\d{1,18}\.\d{0,18}|\.\d{1,18})\s?(?P<percent>%?)", re.ASCII
-)
+_NUMBER = re.compile(r"(?P<sign>-?)(?P<number>\d{1,18}|\d{1,18}\.\d{0,18}|\.\d{1,18})\s?(?P<percent>%?)", re.ASCII)
 
 
 @dataclass(frozen=True)

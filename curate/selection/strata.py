@@ -4,8 +4,6 @@ Every sample leaves with exactly one reason, and the kept samples are exactly as
 The order itself is made in `rank`, what each class may keep in `quotas`.
 """
 
-# ruff: noqa: N802, N815 - shape suffixes are capital letters, also on fields; see curate/samples.py
-
 from __future__ import annotations
 
 from dataclasses import dataclass

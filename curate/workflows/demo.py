@@ -95,7 +95,9 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(entry, io.BytesIO(data))
 
 
-def _compare(out: Path, request: scoring.Request, *, seeds: int, progress: Progress) -> tuple[list[dict[str, Any]], int]:
+def _compare(
+    out: Path, request: scoring.Request, *, seeds: int, progress: Progress
+) -> tuple[list[dict[str, Any]], int]:
     pool = load_pool(out / "scores" / INDEX)
     setting = Setting(**read_record(out / "scores" / RUN)["setting"])
     pixels = open_pixels(pool, setting, request.recipe, out / "scores" / "pixels", progress)
@@ -134,7 +136,8 @@ def _verdict(table: list[dict[str, Any]]) -> str:
     margin = kept["mean"] - random["mean"]
     noise = max(kept["spread"] or 0.0, random["spread"] or 0.0)
     how = "more than" if abs(margin) > noise else "within"
+    cost, share = kept["mean"] - whole["mean"], kept["samples"] / whole["samples"]
     return (
         f"Against random of the same size: {margin:+.2%}, {how} the spread over seeds ({noise:.2%}). "
-        f"Against all the data: {kept['mean'] - whole['mean']:+.2%} with {kept['samples'] / whole['samples']:.0%} of it."
+        f"Against all the data: {cost:+.2%} with {share:.0%} of it."
     )

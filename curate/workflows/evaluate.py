@@ -58,7 +58,13 @@ def compare_subsets(
 
 
 def _trained_accuracy(
-    plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64], test: Pixels, test_K: NDArray[np.int64], seed: int, batch_size: int
+    plan: Plan,
+    pixels: Pixels,
+    rows_K: NDArray[np.int64],
+    test: Pixels,
+    test_K: NDArray[np.int64],
+    seed: int,
+    batch_size: int,
 ) -> float:
     with tempfile.TemporaryDirectory(prefix="curate-target-") as folder:
         train_member(

@@ -13,7 +13,7 @@ from curate.pool.images import decode as decode_image
 from curate.pool.index import Pool, bad_samples, build_index
 from curate.pool.labels import LabelSource
 from curate.pool.sources import open_source
-from curate.progress import Progress
+from curate.progress import Progress, as_stage
 from curate.scores import BadSample
 
 CHECK_PX = 32
@@ -42,8 +42,7 @@ def index_pool(
 def _report(
     shards: Sequence[str], out: Path, labels: LabelSource, *, decode: bool, skip_faults: bool, progress: Progress
 ) -> dict[str, Any]:
-    progress.stage("index", 1, "shards")
-    pool = build_index(shards, out, labels, skip_faults=skip_faults, progress=lambda done, _, name: progress.at(done, name))
+    pool = build_index(shards, out, labels, skip_faults=skip_faults, progress=as_stage(progress, "index", "shards"))
     bad = [BadSample(*sample) for sample in bad_samples(pool)]
     if decode:
         progress.stage("decode", pool.total, "images")

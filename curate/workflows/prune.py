@@ -21,8 +21,8 @@ from curate.pool.tar import printable
 from curate.samples import shuffled, uniform
 from curate.scores import BAD, INDEX, SUMMARY, BadSample, Columns, read_bad, read_columns, read_record
 from curate.selection.budget import divide, parse_keep, parse_outliers
-from curate.selection.rank import Order
 from curate.selection.quotas import ClassRule
+from curate.selection.rank import Order
 from curate.selection.strata import KEPT, REASONS, select
 
 
@@ -91,7 +91,9 @@ def prune(request: Request) -> Pruned:
     columns = read_columns(request.scores, pool, _needed(request, row.tie, with_keys=any(lists)), bad=bad)
     score_N, tie_N = _scores(request, row.tie, columns)
     budget, aside = divide(keep, outliers, len(score_N))
-    always_N, never_N = (_on_list(keys, columns, pool, path) for keys, path in zip(lists, (request.always, request.never), strict=True))
+    always_N, never_N = (
+        _on_list(keys, columns, pool, path) for keys, path in zip(lists, (request.always, request.never), strict=True)
+    )
     selection = select(
         score_N,
         tie_N,
@@ -156,9 +158,7 @@ def _scores(request: Request, tie: str | None, columns: Columns) -> tuple[NDArra
     return columns.values[request.fn], columns.values[tie] if tie else None
 
 
-def _choices(
-    pool: Pool, columns: Columns, reason_N: NDArray[np.uint8], bad: Sequence[BadSample]
-) -> Iterator[Choice]:
+def _choices(pool: Pool, columns: Columns, reason_N: NDArray[np.uint8], bad: Sequence[BadSample]) -> Iterator[Choice]:
     failed: dict[str, dict[str, int]] = {}
     for sample in bad:
         counts = failed.setdefault(sample.shard, {})
@@ -176,9 +176,7 @@ def _choices(
 
 def _classes(pool: Pool, columns: Columns, kept_N: NDArray[np.bool_]) -> ClassTable:
     label_N, size = columns.values["label"], pool.classes.num_classes
-    before, after = (
-        np.bincount(labels[labels >= 0], minlength=size).tolist() for labels in (label_N, label_N[kept_N])
-    )
+    before, after = (np.bincount(labels[labels >= 0], minlength=size).tolist() for labels in (label_N, label_N[kept_N]))
     return ClassTable(kind=pool.classes.kind, names=pool.classes.names, before=before, after=after)  # type: ignore[arg-type]  # a str that is one of three
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,25 @@ from curate.acquisition.baseline import random
 from curate.errors import RunError, TooMuchBadDataError, UsageError
 from curate.pool.index import Pool, bad_samples, build_index
 from curate.pool.labels import LabelSource
-from curate.progress import Progress, Silent
+from curate.progress import Progress, Silent, as_stage
 from curate.proxy.pixels import Pixels
 from curate.proxy.predict import accuracy, predict_shard
 from curate.proxy.schedule import checkpoint_epochs
 from curate.proxy.training import Plan, history_of, load_member, member_path, train_member
 from curate.recipe import Recipe
 from curate.samples import shuffled, uniform
-from curate.scores import BAD, INDEX, RUN, SUMMARY, BadSample, read_record, table_path, write_bad, write_record, write_scores
+from curate.scores import (
+    BAD,
+    INDEX,
+    RUN,
+    SUMMARY,
+    BadSample,
+    read_record,
+    table_path,
+    write_bad,
+    write_record,
+    write_scores,
+)
 from curate.workflows.setting import Setting, open_pixels, plan_for, settle
 
 LOG = "log.jsonl"
@@ -44,7 +55,6 @@ class Request:
         val: a fraction of the labelled samples to hold out of training, or what names shards.
         test: what names shards that are only reported on.
         max_bad: the fraction of bad samples at which the run ends.
-        max_seconds: save and end cleanly after that long; 0 for no limit.
     """
 
     shards: Sequence[str]
@@ -101,7 +111,7 @@ def score(request: Request, progress: Progress | None = None) -> dict[str, Any]:
             _train(run, pixels, train_K, seed)
         members = _members(run)
         _score_shards(run, pixels, members)
-        bad += _all_bad(run, pixels)
+        bad += _all_bad(run)
         _check_bad(len(bad), run)
         write_bad(request.out / BAD, bad)
         summary = _summary(run, pixels, members, bad, val_K)
@@ -112,14 +122,12 @@ def score(request: Request, progress: Progress | None = None) -> dict[str, Any]:
 
 def _open(request: Request, progress: Progress) -> _Run:
     durable.remove_leftovers(request.out)
-    progress.stage("index", 1, "shards")
     pool = build_index(
         request.shards,
         request.out / INDEX,
         request.labels,
         skip_faults=request.skip_faults,
-        progress=lambda done, total, name: (progress.stage("index", total, "shards") if not done else None)
-        or progress.at(done, name),
+        progress=as_stage(progress, "index", "shards"),
     )
     _check_classes(pool)
     record = _settled(request, pool)
@@ -174,7 +182,8 @@ def _said(setting: Setting, pool: Pool) -> str:
         "stream": f"streamed by {setting.workers} workers ({gib:.2f} GiB would be needed to store them)",
     }[setting.store]
     precision = "bfloat16" if setting.is_bf16 else "float32"
-    return f"{pool.total:,} samples of {pool.classes.num_classes} classes; pixels {where}; {precision} on {setting.device}{stem}."
+    what = f"{pool.total:,} samples of {pool.classes.num_classes} classes"
+    return f"{what}; pixels {where}; {precision} on {setting.device}{stem}."
 
 
 def _check_classes(pool: Pool) -> None:
@@ -206,7 +215,9 @@ def _split(run: _Run, pixels: Pixels) -> tuple[NDArray[np.int64], NDArray[np.int
         fraction = 0.0
     if not 0 < fraction < 1:
         raise UsageError(f"--val {run.request.val}: expected a fraction between 0 and 1.", hint="Such as --val 0.1.")
-    identity_N = np.concatenate([run.pool.read(i, ["identity"])["identity"].to_numpy() for i in range(len(run.pool.scans))])
+    identity_N = np.concatenate(
+        [run.pool.read(i, ["identity"])["identity"].to_numpy() for i in range(len(run.pool.scans))]
+    )
     held_N = uniform(shuffled(identity_N, seed=run.request.recipe.train.seed)) < fraction
     return labelled[~held_N[labelled]], labelled[held_N[labelled]]
 
@@ -239,7 +250,11 @@ def _trace(run: _Run, pixels: Pixels, model: nn.Module, seed: int, epoch: int) -
     model.eval()
     for index, scan in enumerate(run.pool.scans):
         parts = [
-            (part.rows_B - pixels.rows.offset_S[index], ACQUISITIONS["entropy"].function(part.whole), part.whole.errors_B)
+            (
+                part.rows_B - pixels.rows.offset_S[index],
+                ACQUISITIONS["entropy"].function(part.whole),
+                part.whole.errors_B,
+            )
             for part in predict_shard(
                 run.plan, [(seed, model)], pixels, index, batch_size=run.request.recipe.score.batch_size
             )
@@ -264,9 +279,7 @@ def _score_shards(run: _Run, pixels: Pixels, members: Sequence[tuple[int, nn.Mod
     for index, scan in enumerate(run.pool.scans):
         marker = table_path(run.request.out, scan.name)
         if not marker.exists() or not _bad_path(run, scan.name).exists():
-            columns = score_columns(
-                run, pixels, members, index, at=lambda row, name=scan.name: run.progress.at(row, name)
-            )
+            columns = score_columns(run, pixels, members, index)
             before = {(bad.shard, bad.ordinal) for bad in bad_samples_of(run, index)}
             bad = [b for b in pixels.bad if b.shard == scan.name and (b.shard, b.ordinal) not in before]
             # The list of bad samples first: the table is the marker that the shard is done.
@@ -287,11 +300,9 @@ def bad_samples_of(run: _Run, index: int) -> list[BadSample]:
     return [BadSample(*sample) for sample in bad_samples(run.pool) if sample[0] == name]
 
 
-def _all_bad(run: _Run, pixels: Pixels) -> list[BadSample]:
+def _all_bad(run: _Run) -> list[BadSample]:
     return [
-        BadSample(**sample)
-        for scan in run.pool.scans
-        for sample in json.loads(_bad_path(run, scan.name).read_bytes())
+        BadSample(**sample) for scan in run.pool.scans for sample in json.loads(_bad_path(run, scan.name).read_bytes())
     ]
 
 
@@ -300,10 +311,11 @@ def score_columns(
     pixels: Pixels,
     members: Sequence[tuple[int, nn.Module]],
     index: int,
-    *,
-    at: Callable[[int], None] = lambda row: None,
 ) -> dict[str, Any]:
-    """Returns the columns of one shard's score table: identity, prediction, every acquisition function."""
+    """Returns the columns of one shard's score table: identity, prediction, every acquisition function.
+
+    A shard of bad samples alone has an empty table without scores.
+    """
     table = run.pool.read(index, ["key", "identity"])
     first = int(pixels.rows.offset_S[index])
     identity_S = table["identity"].to_numpy()
@@ -317,23 +329,22 @@ def score_columns(
         per_seed=run.request.recipe.score.per_seed,
     ):
         ordinal_B = part.rows_B - first
-        columns = {"ordinal": ordinal_B, "label": pixels.rows.label_N[part.rows_B]}
+        columns: dict[str, NDArray[Any]] = {"ordinal": ordinal_B, "label": pixels.rows.label_N[part.rows_B]}
         columns["prediction"] = part.whole.mean_probs_BC.argmax(1).astype(np.int32)
         columns |= _acquired(part.whole, identity_S[ordinal_B], run.plan.train.seed)
         for seed, ensemble in part.by_seed.items():
             columns |= {f"{name}@{seed}": values for name, values in _acquired(ensemble, None, 0).items()}
         for name, values in columns.items():
             parts.setdefault(name, []).append(values)
-        at(int(part.rows_B[-1]))
-    if not parts:
-        raise RunError(f"{run.pool.scans[index].name}: no sample could be scored.", hint="See `curate index`.")
-    columns = {name: np.concatenate(values) for name, values in parts.items()}
-    ordinal_N = columns.pop("ordinal")
+        run.progress.at(int(part.rows_B[-1]), run.pool.scans[index].name)
+    parts = parts or {"ordinal": [np.array([], dtype=np.int64)]}
+    whole = {name: np.concatenate(values) for name, values in parts.items()}
+    ordinal_N = whole.pop("ordinal")
     return {
         "ordinal": ordinal_N,
         "key": table["key"].take(ordinal_N).combine_chunks(),
         "identity": identity_S[ordinal_N],
-        **columns,
+        **whole,
     }
 
 
@@ -353,12 +364,16 @@ def _with_identity(ensemble: Ensemble, identity_B: NDArray[np.uint64]) -> Ensemb
 
 
 def _summary(
-    run: _Run, pixels: Pixels, members: Sequence[tuple[int, nn.Module]], bad: Sequence[BadSample], val_K: NDArray[np.int64]
+    run: _Run,
+    pixels: Pixels,
+    members: Sequence[tuple[int, nn.Module]],
+    bad: Sequence[BadSample],
+    val_K: NDArray[np.int64],
 ) -> dict[str, Any]:
     """Returns what the run came to: counts, members and their accuracies. No times: equal runs are equal."""
     batch_size = run.request.recipe.score.batch_size
     epochs = checkpoint_epochs(run.plan.train)
-    records = [{"seed": seed, "epoch": epoch} for seed in run.seeds for epoch in epochs]
+    records: list[dict[str, float]] = [{"seed": seed, "epoch": epoch} for seed in run.seeds for epoch in epochs]
     ensemble: dict[str, float] = {}
     for name, (held, rows_K) in _held_out(run, pixels, val_K).items():
         run.progress.note(f"Measuring accuracy on {len(rows_K):,} {name} samples.")
@@ -389,9 +404,7 @@ def _held_out(run: _Run, pixels: Pixels, val_K: NDArray[np.int64]) -> dict[str, 
     return held
 
 
-def test_pixels(
-    request: Request, setting: Setting, plan: Plan, progress: Progress
-) -> tuple[Pixels, NDArray[np.int64]]:
+def test_pixels(request: Request, setting: Setting, plan: Plan, progress: Progress) -> tuple[Pixels, NDArray[np.int64]]:
     """Returns the pixels of the test shards and their labelled rows.
 
     Raises:

@@ -58,11 +58,7 @@ def settle(recipe: Recipe, pool: Pool, out: Path, device: str) -> Setting:
     """Returns the setting for a pool on this machine."""
     check_name(recipe.proxy.name)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    size_px, channels = recipe.pixels.size_px, recipe.pixels.channels
-    if size_px == "auto" or channels == "auto":
-        seen_px, seen_channels = _look(pool)
-        size_px = seen_px if size_px == "auto" else size_px
-        channels = seen_channels if channels == "auto" else channels
+    size_px, channels = _shape(recipe, pool)
     workers = recipe.pixels.workers
     return Setting(
         size_px=size_px,
@@ -74,6 +70,14 @@ def settle(recipe: Recipe, pool: Pool, out: Path, device: str) -> Setting:
         threads=recipe.train.threads or torch.get_num_threads(),
         device=device,
     )
+
+
+def _shape(recipe: Recipe, pool: Pool) -> tuple[int, int]:
+    size_px, channels = recipe.pixels.size_px, recipe.pixels.channels
+    if size_px != "auto" and channels != "auto":
+        return size_px, channels
+    seen_px, seen_channels = _look(pool)
+    return seen_px if size_px == "auto" else size_px, seen_channels if channels == "auto" else channels
 
 
 def _look(pool: Pool) -> tuple[int, int]:
@@ -127,12 +131,8 @@ def open_pixels(pool: Pool, setting: Setting, recipe: Recipe, folder: Path, prog
     """Returns the pool's pixels in the way that the setting says, decoded if they are stored."""
     shape = Shape(setting.size_px, setting.channels)
     if setting.store == "stream":
-        return StreamedPixels(
-            pool, shape, workers=setting.workers, shuffle_buffer=recipe.pixels.shuffle_buffer
-        )
-    store = StoredPixels(
-        pool, shape, folder=folder if setting.store == "disk" else None, threads=setting.workers
-    )
+        return StreamedPixels(pool, shape, workers=setting.workers, shuffle_buffer=recipe.pixels.shuffle_buffer)
+    store = StoredPixels(pool, shape, folder=folder if setting.store == "disk" else None, threads=setting.workers)
     progress.stage(f"decode at {setting.size_px} px", pool.total, "images")
     store.build(progress.at)
     return store

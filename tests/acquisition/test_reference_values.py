@@ -18,9 +18,7 @@ from curate.acquisition.uncertainty import entropy, least_confidence, margin
 from curate.errors import ScoreError, UsageError
 from curate.samples import identities
 
-ONE_MEMBER = np.array(
-    [[[0.5, 0.3, 0.2], [0.9, 0.05, 0.05], [1 / 3, 1 / 3, 1 / 3], [1.0, 0.0, 0.0], [0.6, 0.4, 0.0]]]
-)
+ONE_MEMBER = np.array([[[0.5, 0.3, 0.2], [0.9, 0.05, 0.05], [1 / 3, 1 / 3, 1 / 3], [1.0, 0.0, 0.0], [0.6, 0.4, 0.0]]])
 A = [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.6, 0.3, 0.1]]
 B = [[0.4, 0.4, 0.2]] * 4
 C = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
@@ -155,9 +153,7 @@ def test_the_first_bad_row_is_named(row, fault):
 def test_half_precision_probabilities_are_accepted():
     logits = np.random.default_rng(0).normal(size=(100, 1000))
     probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    assert entropy(ensemble_of([probs.astype(np.float16)])) == pytest.approx(
-        entropy(ensemble_of([probs])), abs=0.01
-    )
+    assert entropy(ensemble_of([probs.astype(np.float16)])) == pytest.approx(entropy(ensemble_of([probs])), abs=0.01)
 
 
 def test_a_refused_member_leaves_the_sums_as_they_were():

@@ -14,7 +14,9 @@ from curate.errors import ShardError
 from curate.pool.sources import open_source
 from curate.pool.tar import Entry, Tally, entries, split_key
 
-NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=60)
+NAMES = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=60
+)
 
 
 def read(path: Path) -> list[Entry]:
@@ -53,7 +55,12 @@ def test_codecs_give_the_same_entries(tmp_path: Path, suffix: str) -> None:
 def test_links_folders_and_devices_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w") as tar:
-        for kind, name in ((tarfile.DIRTYPE, "d"), (tarfile.SYMTYPE, "l"), (tarfile.LNKTYPE, "h"), (tarfile.CHRTYPE, "c")):
+        for kind, name in (
+            (tarfile.DIRTYPE, "d"),
+            (tarfile.SYMTYPE, "l"),
+            (tarfile.LNKTYPE, "h"),
+            (tarfile.CHRTYPE, "c"),
+        ):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)

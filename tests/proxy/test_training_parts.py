@@ -18,7 +18,10 @@ def test_every_proxy_takes_small_images_of_one_channel(name: str) -> None:
         assert model(torch.zeros(2, 1, 16, 16)).shape == (2, 7)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("preact_resnet20", 0.27), ("preact_resnet56", 0.86), ("preact_resnet110", 1.73), ("resnet18", 11.17)])
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("preact_resnet20", 0.27), ("preact_resnet56", 0.86), ("preact_resnet110", 1.73), ("resnet18", 11.17)],
+)
 def test_parameter_counts_are_the_published_ones(name: str, millions: float) -> None:
     model = build_model(ModelSpec(name, 10, 3, 32, "small"), seed=0)
     assert parameter_count(model) / 1e6 == pytest.approx(millions, abs=0.01)

@@ -109,9 +109,7 @@ def test_keep_and_outliers_share_the_total(keep, outliers, total, expected):
 @pytest.mark.parametrize(("keep", "outliers"), [("6", "3"), ("0.8", "3"), ("6", "0.4")])
 def test_more_than_everything_is_refused_with_the_sum(keep, outliers):
     kept, aside = parse_keep(keep).budget(8), parse_outliers(outliers).of(8)
-    with pytest.raises(
-        UsageError, match=rf"{kept} \+ {aside} = {kept + aside}, which is {kept + aside - 8} too"
-    ):
+    with pytest.raises(UsageError, match=rf"{kept} \+ {aside} = {kept + aside}, which is {kept + aside - 8} too"):
         divide(parse_keep(keep), parse_outliers(outliers), 8)
 
 

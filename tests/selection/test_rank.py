@@ -88,9 +88,7 @@ def test_hardest_takes_the_highest_and_easiest_the_lowest():
 
 def test_equal_scores_fall_to_the_tie_and_then_to_the_identity():
     score, tie = np.zeros(4), np.array([0.1, 0.7, 0.7, 0.2])
-    assert np.flatnonzero(
-        take_first(score, tie_N=tie, identity_N=identity(0, 9, 8, 1), count=1)
-    ).tolist() == [2]
+    assert np.flatnonzero(take_first(score, tie_N=tie, identity_N=identity(0, 9, 8, 1), count=1)).tolist() == [2]
     assert np.flatnonzero(take_first(score, identity_N=identity(0, 9, 8, 1), count=1)).tolist() == [0]
 
 

@@ -211,7 +211,4 @@ def test_reasons_do_not_depend_on_position(case, rule, random):
     place = np.array(random.sample(range(len(arrays[0])), len(arrays[0])))
     moved = {key: value[place] if isinstance(value, np.ndarray) else value for key, value in options.items()}
     reason_N = select(*arrays, **options, per_class=rule).reason_N
-    assert (
-        reason_N[place].tolist()
-        == select(*(a[place] for a in arrays), **moved, per_class=rule).reason_N.tolist()
-    )
+    assert reason_N[place].tolist() == select(*(a[place] for a in arrays), **moved, per_class=rule).reason_N.tolist()

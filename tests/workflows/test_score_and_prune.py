@@ -18,7 +18,16 @@ from conftest import BAD_KEY, TOY, png, write_tar
 from curate.cli import run
 from curate.manifest.schema import load_head
 
-COLUMNS = ["random", "least_confidence", "margin", "entropy", "mutual_information", "variation_ratio", "error_count", "loss"]
+COLUMNS = [
+    "random",
+    "least_confidence",
+    "margin",
+    "entropy",
+    "mutual_information",
+    "variation_ratio",
+    "error_count",
+    "loss",
+]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -74,7 +83,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     assert len(set(done)) == 6
 
 
-def test_a_run_of_another_recipe_or_pool_is_refused(toy_scores: Path, pool_folder: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_a_run_of_another_recipe_or_pool_is_refused(
+    toy_scores: Path, pool_folder: Path, tmp_path: Path, capsys
+) -> None:  # type: ignore[no-untyped-def]
     assert run(["score", str(pool_folder), "--out", str(toy_scores), *TOY, "--epochs", "4"]) == 1
     assert "train.epochs is 3 there and 4 here" in capsys.readouterr().err
     write_tar(tmp_path / "p" / "x.tar", [("a.png", png((1, 2, 3), 0)), ("a.cls", b"0")])
@@ -101,7 +112,9 @@ def test_the_other_ways_of_the_pixels_score_every_sample(pool_folder: Path, tmp_
     assert set(summary["ensemble"]) == {"val", "test"}
     table = pq.read_table(out / "tables" / "toy-0000.tar.parquet")
     assert {"entropy@0", "mutual_information@1"} <= set(table.column_names)
-    traces = sorted(str(path.parent.parent.relative_to(out / "trace")) for path in out.glob("trace/*/*/tables/toy-0000*"))
+    traces = sorted(
+        str(path.parent.parent.relative_to(out / "trace")) for path in out.glob("trace/*/*/tables/toy-0000*")
+    )
     assert traces == [f"seed-{seed:03d}/epoch-{epoch:03d}" for seed in (0, 1) for epoch in (1, 2, 3)]
 
 

@@ -1,0 +1,73 @@
+"""Docs never drift: what is generated is compared, what the README types is typed."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TOY
+
+from curate.acquisition import ACQUISITIONS
+from curate.cli import reference, run
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line]
+
+
+def test_the_command_reference_is_the_programs() -> None:
+    assert (ROOT / "docs" / "cli.md").read_text() == reference()
+
+
+def test_the_readme_has_two_commands_for_the_set_up() -> None:
+    assert [c for c in commands() if c.startswith("pip ")] == [
+        "pip install . && curate demo",
+        "pip install '.[test]' && pytest",
+    ]
+
+
+def test_the_users_two_commands_work_as_written(
+    pool_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy as written; a recipe shortens the training, nothing else is added."""
+    shutil.copytree(pool_folder, tmp_path / "shards")
+    monkeypatch.chdir(tmp_path)
+    score, prune = (shlex.split(c)[1:] for c in commands() if c.startswith(("curate score", "curate prune")))
+    assert score == ["score", "shards/", "--proxy", "resnet18"]
+    assert prune == ["prune", "--keep", "0.8", "--fn", "variation_ratio"]
+    assert run([*score, *TOY[2:]]) == 0
+    assert run(prune) == 0
+    assert run(["verify", "manifests/variation_ratio-0.8"]) == 0
+
+
+def test_the_readme_names_every_acquisition_function() -> None:
+    assert all(f"`{name}`" in README for name in ACQUISITIONS)
+
+
+def test_the_installed_command_answers(tmp_path: Path) -> None:
+    command = Path(sys.executable).parent / "curate"
+    environment = {**os.environ, "NO_COLOR": "1"}
+    result = subprocess.run(
+        [command, "--help"], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
+    )
+    assert "\x1b" not in result.stdout
+    for words, code in (["--version"], 0), (["nonsense"], 2), (["prune"], 2), (["verify", "nowhere"], 1):
+        result = subprocess.run([command, *words], capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert (result.returncode, "Traceback" in result.stderr) == (code, False)
+
+
+def test_nothing_in_the_tree_names_a_machine() -> None:
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    for name in names:
+        if name != ".ci/run" and not name.startswith("tests/test_docs"):
+            text = (ROOT / name).read_text(errors="replace")
+            assert "/work/" not in text, name
+            assert "../shared" not in text, name

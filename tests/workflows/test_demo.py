@@ -1,0 +1,30 @@
+import json
+import os
+
+import pytest
+
+from curate.cli import run
+
+
+def test_the_demo_tells_its_story_in_numbers(capsys: pytest.CaptureFixture[str], tmp_path) -> None:  # type: ignore[no-untyped-def]
+    assert run(["demo", "--seeds", "1", "--json", "--out", str(tmp_path)]) == 0
+    story = json.loads(capsys.readouterr().out)
+    assert [row["samples"] for row in story["table"]] == [719, 719, 1437]
+    assert all(row["mean"] > 0.8 for row in story["table"])
+    assert (story["members"], story["test_samples"], story["kept"]) == (8, 360, 719)
+    assert run(["verify", str(tmp_path / "manifest")]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_cifar10_is_scored_and_half_of_it_kept(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+    data = os.environ.get("CURATE_DATA")
+    if not data:
+        pytest.skip("CURATE_DATA names no folder of real datasets")
+    pool, test, out = f"{data}/cifar10/train-*.tar.zst", f"{data}/cifar10/test-*.tar.zst", str(tmp_path / "s")
+    assert run(["score", pool, "--test", test, "--recipe", "recipes/cifar10-cpu.toml", "--out", out]) == 0
+    assert (
+        run(["prune", "--scores", out, "--keep", "0.5", "--fn", "mutual_information", "--out", str(tmp_path / "m")])
+        == 0
+    )
+    assert "25,000 kept" in capsys.readouterr().out
