@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from curate.errors import CurateError, ManifestError, UsageError
 from curate.manifest.lines import Line, find_line, read_head, read_root
@@ -27,7 +28,6 @@ POISON_NAME = "__curate_error__"
 POISON_BYTES = 1 << 20
 DIGEST_BYTES = 8
 
-BinaryOut = io.BufferedWriter[io.FileIO]
 Source = PlainStream | DecompressedStream
 Write = Callable[[bytes], object]
 
@@ -118,7 +118,7 @@ def source_path(folder: Path, line: Line, shard: str, root: Path | None) -> Path
 
 def main(arguments: Sequence[str]) -> int:
     """Runs `curate cat MANIFEST SHARD [--root DIR]`; returns the exit code."""
-    out: BinaryOut = io.BufferedWriter(io.FileIO(sys.stdout.fileno(), "w", closefd=False), BUFFER_BYTES)
+    out: BinaryIO = io.BufferedWriter(io.FileIO(sys.stdout.fileno(), "w", closefd=False), BUFFER_BYTES)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
@@ -127,13 +127,13 @@ def main(arguments: Sequence[str]) -> int:
             raise UsageError("A tar is not for a terminal.", hint="Pipe it: curate cat MANIFEST SHARD | tar t")
         _cat(folder, shard, root, out)
     except BrokenPipeError:
-        return _hushed(out)
+        return _hushed()
     except BaseException as error:  # whatever happened, the reader must not take this for a whole shard
         return _poison(out, error)
     return 0
 
 
-def _cat(folder: Path, shard: str, root: Path | None, out: BinaryOut) -> None:
+def _cat(folder: Path, shard: str, root: Path | None, out: BinaryIO) -> None:
     read_head(folder)
     line = find_line(folder, shard)
     copy_kept(line, source_path(folder, line, shard, root), out.write)
@@ -155,7 +155,7 @@ def _interrupt(number: int, _frame: object) -> None:
     raise KeyboardInterrupt(number)
 
 
-def _poison(out: BinaryOut, error: BaseException) -> int:
+def _poison(out: BinaryIO, error: BaseException) -> int:
     """Ends the stream in an entry whose data never comes, says why on stderr, returns the exit code."""
     import tarfile
 
@@ -166,7 +166,7 @@ def _poison(out: BinaryOut, error: BaseException) -> int:
             out.write(header.tobuf(tarfile.USTAR_FORMAT))
             out.flush()
     except OSError:
-        _hushed(out)
+        _hushed()
     text = str(error) if isinstance(error, CurateError) else f"{type(error).__name__}: {error}"
     if isinstance(error, KeyboardInterrupt):
         text = "interrupted"
@@ -176,8 +176,7 @@ def _poison(out: BinaryOut, error: BaseException) -> int:
     return error.exit_code if isinstance(error, CurateError) else 1
 
 
-def _hushed(out: BinaryOut) -> int:
+def _hushed() -> int:
     """The reader closed its end: nothing more can be said to it. Returns the shell's code for that."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    out.detach()
     return 128 + signal.SIGPIPE
