@@ -125,12 +125,12 @@ def _read(run: Path, shard: str, names: Sequence[str]) -> pa.Table:
     path = table_path(run, shard)
     try:
         file = pq.ParquetFile(path, memory_map=True)
-        missing = [name for name in names if name not in file.schema_arrow.names]
+        table = file.read(columns=list(names), use_threads=False)
+        missing = [name for name in names if name not in table.column_names]
         if missing:
-            raise ScoreError(
-                f"{path}: no column '{missing[0]}'.", hint=f"It has: {', '.join(file.schema_arrow.names)}."
-            )
-        return file.read(columns=list(names), use_threads=False)
+            known = ", ".join(file.schema_arrow.names)
+            raise ScoreError(f"{path}: no column '{missing[0]}'.", hint=f"It has: {known}.")
+        return table
     except FileNotFoundError:
         raise ScoreError(
             f"{shard} has no scores in {run}.",

@@ -11,7 +11,7 @@ import hashlib
 import json
 import mmap
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,10 @@ def write_lines(folder: Path, lines: Iterable[Line]) -> None:
     rows, at = [], 0
     with (folder / LINES).open("wb") as file:
         for line in lines:
-            frame = compressor.compress(json.dumps(asdict(line), separators=(",", ":")).encode() + b"\n")
+            frame = compressor.compress(
+                json.dumps({name: getattr(line, name) for name in Line.__slots__}, separators=(",", ":")).encode()
+                + b"\n"
+            )
             file.write(frame)
             rows.append(f"{_reversed(line.name)}\t{at}\t{len(frame)}\n".encode())
             at += len(frame)

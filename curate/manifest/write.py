@@ -166,10 +166,13 @@ def ranges(start_K: NDArray[np.int64], length_K: NDArray[np.int64]) -> list[int]
 
 
 def _headers_digest(headers: pa.ChunkedArray, kept_N: NDArray[np.bool_]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for text in headers.filter(pa.array(kept_N)).to_pylist():
-        digest.update(text)
-    return digest.hexdigest()
+    kept = headers.filter(pa.array(kept_N)).combine_chunks()
+    if not len(kept):
+        return hashlib.blake2b(digest_size=16).hexdigest()
+    # The values of a binary array lie one after another: one update hashes them all.
+    _, offsets, values = kept.buffers()
+    edges = np.frombuffer(offsets, dtype=np.int32)[kept.offset : kept.offset + len(kept) + 1]
+    return hashlib.blake2b(memoryview(values)[edges[0] : edges[-1]], digest_size=16).hexdigest()
 
 
 def _totals(build: Path) -> Totals:
