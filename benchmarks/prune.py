@@ -19,10 +19,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from curate.pool.index import SCHEMA, Classes, Pool, Scan, _write_pool, write_table
+from curate.pool.classes import Classes
+from curate.pool.index import Pool, write_pool
 from curate.pool.labels import LabelSource
+from curate.pool.scan import SCHEMA, Scan
 from curate.samples import identities
 from curate.scores import BAD, INDEX, SUMMARY, write_bad, write_record, write_scores
+from curate.tables import write_table
 
 PER_SHARD, CLASSES, RUNS = 1000, 1000, 5
 READ = """
@@ -60,7 +63,7 @@ def make_scores(run: Path, samples: int) -> None:
         ordinal = np.arange(PER_SHARD)
         write_scores(run, name, {"ordinal": ordinal, "key": keys, "identity": identity, "label": label, **scores})
     pool = Pool(run / INDEX, Path("/data"), tuple(scans), Classes("id", (), (samples // CLASSES,) * CLASSES))
-    _write_pool(pool, LabelSource())
+    write_pool(pool, LabelSource())
     write_bad(run / BAD, [])
     members = [{"seed": 0, "epoch": epoch} for epoch in range(8)]
     summary = {"pool": pool.fingerprint, "members": members, "ensemble": {}, "recipe_digest": "0" * 32, "proxy": "none"}

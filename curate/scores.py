@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from curate import durable
 from curate.errors import RunError, ScoreError
-from curate.pool.index import Pool, write_table
+from curate.pool.index import Pool
+from curate.tables import write_table
 
 RUN, SUMMARY, BAD, TABLES, INDEX = "run.json", "summary.json", "bad.parquet", "tables", "index"
 FORMAT = 1

@@ -1,0 +1,75 @@
+"""What the labels of a pool mean: ids or names, and how many samples each class has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from curate.errors import UsageError
+from curate.pool.labels import is_class_id
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the labels of a pool mean.
+
+    Attributes:
+        kind: `id` (texts are class ids), `name` (texts are names, ids in sorted order), or `none`.
+        names: class name by id, empty where unknown.
+        counts: good labelled samples by class id; its length is `num_classes`.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.counts)
+
+
+def label_ids(texts: pa.ChunkedArray, classes: Classes) -> NDArray[np.int32]:
+    """Returns class ids for label texts, shape (N,), int32; -1 for null and for texts of no class."""
+    encoded = texts.combine_chunks().dictionary_encode()
+    of_name = {name: i for i, name in enumerate(classes.names)} if classes.kind == "name" else {}
+    words = encoded.dictionary.to_pylist()
+    table = [of_name.get(word, -1) if of_name else int(word) if is_class_id(word) else -1 for word in words]
+    ids_W = np.array([*table, -1], dtype=np.int32)
+    id_N: NDArray[np.int32] = ids_W[pc.fill_null(encoded.indices, len(words)).to_numpy(zero_copy_only=False)]
+    return id_N
+
+
+def join_classes(labels: Iterable[pa.ChunkedArray], names: tuple[str, ...]) -> Classes:
+    """Returns what the labels mean, from the good labels of all shards; the first one decides between ids and names."""
+    counts: dict[str, int] = {}
+    kind = ""
+    for good in labels:
+        if not kind and len(good):
+            kind = "id" if is_class_id(good[0].as_py()) else "name"
+        for row in good.value_counts().to_pylist():
+            counts[row["values"]] = counts.get(row["values"], 0) + row["counts"]
+    if not counts:
+        return Classes("none", (), ())
+    if kind == "name":
+        words = sorted(counts)
+        return Classes("name", tuple(words), tuple(counts[word] for word in words))
+    ids = {int(word): count for word, count in counts.items() if is_class_id(word)}
+    size = max(max(ids) + 1, len(names))
+    return Classes("id", names, tuple(ids.get(i, 0) for i in range(size)))
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """Returns the names in `classes.txt` beside the shards, one a line, by class id; empty without that file."""
+    path = root / "classes.txt"
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}).", hint="Expected one class name a line, UTF-8.") from error
