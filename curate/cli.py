@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from curate.errors import CurateError, UsageError
 from curate.progress import as_stage
 
 INTERRUPTED = 130
+SHARD_OPTIONS = ("--test", "--val")
 # typer carries its own copy of click or uses the installed one, by version; this is the one it raises.
 ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
@@ -51,7 +52,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code. Every error is one readable message."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     is_debugging = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    words = list(_spread(word for word in words if word != "--debug"))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         result = app(words, standalone_mode=False, prog_name="curate")
@@ -66,6 +67,23 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(CurateError(f"{error.filename or 'system'}: {error.strerror or error}."), is_debugging)
     return result if isinstance(result, int) else 0
+
+
+def _spread(words: Iterable[str]) -> Iterator[str]:
+    """Repeats an option that takes shards before each word after it, up to the next option.
+
+    A shell writes `--test test-*.tar` as one option and many words. Without this the second test
+    shard would silently become a shard of the pool.
+    """
+    option, values = "", 0
+    for word in words:
+        if word.startswith("-"):
+            option, values = word, 0
+        else:
+            if option in SHARD_OPTIONS and values:
+                yield option
+            values += 1
+        yield word
 
 
 def _fail(error: CurateError, is_debugging: bool) -> int:
@@ -150,8 +168,13 @@ def score(
     checkpoints: Annotated[int | None, typer.Option("--checkpoints", help="Members taken from each run.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option("--checkpoint-every", help="Epochs between them.")] = None,
     pixels: Annotated[str, typer.Option("--pixels", help="auto, memory, disk or stream.")] = "",
-    val: Annotated[str, typer.Option("--val", help="Fraction of labelled samples held out of training.")] = "",
-    test: Annotated[list[str] | None, typer.Option("--test", help="Shards that are only reported on.")] = None,
+    val: Annotated[
+        list[str] | None,
+        typer.Option("--val", help="Held out of training: a fraction, or shards.", metavar="FRACTION|SHARDS..."),
+    ] = None,
+    test: Annotated[
+        list[str] | None, typer.Option("--test", help="Shards that are only reported on.", metavar="SHARDS...")
+    ] = None,
     per_seed: Annotated[bool, typer.Option("--per-seed", help="Also keep each seed's own columns.")] = False,
     trace: Annotated[bool, typer.Option("--trace", help="Also keep entropy and correctness after each epoch.")] = False,
     label_from: LabelFrom = "cls",
@@ -174,16 +197,17 @@ def score(
     given = [f"{name}={value}" for name, value in flags.items() if value]
     loaded = load_recipe(recipe, [*(settings or []), *given])
     source = _label_source(label_from, label_field, labels)
-    from curate.workflows import score as work
+    from curate.workflows.run import Request
+    from curate.workflows.score import score as work
 
-    request = work.Request(
-        shards=shards, out=out, recipe=loaded, labels=source, val=val, test=test or [], device=device,
+    request = Request(
+        shards=shards, out=out, recipe=loaded, labels=source, val=val or (), test=test or (), device=device,
         skip_faults=_skips(on_bad_shard), max_bad=max_bad,
     )  # fmt: skip
     if dry_run:
         return _show_estimate(request, as_json=as_json)
     with console.progress(quiet=as_json) as listener:
-        summary = work.score(request, listener)
+        summary = work(request, listener)
     _show_scores(summary, out, as_json=as_json)
     return None
 

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from curate.manifest.lines import read_lines
-from curate.pool.index import load_pool
 from curate.progress import Progress
 from curate.proxy.pixels import Rows
 from curate.recipe import Augment, Pixels, Proxy, Recipe, Train
-from curate.scores import INDEX, RUN, read_record
 from curate.workflows import prune as pruning
 from curate.workflows import score as scoring
 from curate.workflows.evaluate import compare_subsets
-from curate.workflows.setting import Setting, open_pixels, plan_for
+from curate.workflows.held_out import other_shards
+from curate.workflows.run import Request, open_run
+from curate.workflows.setting import open_pixels
 
 KEEP = "50%"
 FN = "variation_ratio"
@@ -48,7 +48,7 @@ def demo(out: Path | None, *, seeds: int, progress: Progress) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="curate-demo-") as folder:
             return demo(Path(folder), seeds=seeds, progress=progress)
     write_digits(out / "shards", out / "test")
-    request = scoring.Request([str(out / "shards")], out / "scores", RECIPE, test=[str(out / "test")])
+    request = Request([str(out / "shards")], out / "scores", RECIPE, test=[str(out / "test")])
     summary = scoring.score(request, progress)
     pruned = pruning.prune(pruning.Request(out / "scores", FN, KEEP, out=out / "manifest", force=True))
     table, test_samples = _compare(out, request, seeds=seeds, progress=progress)
@@ -95,15 +95,11 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(entry, io.BytesIO(data))
 
 
-def _compare(
-    out: Path, request: scoring.Request, *, seeds: int, progress: Progress
-) -> tuple[list[dict[str, Any]], int]:
-    pool = load_pool(out / "scores" / INDEX)
-    setting = Setting(**read_record(out / "scores" / RUN)["setting"])
-    pixels = open_pixels(pool, setting, request.recipe, out / "scores" / "pixels", progress)
-    plan = plan_for(request.recipe, setting, pool.classes.num_classes)
-    target = replace(plan, train=plan.train.model_copy(update={"checkpoints": 1}))
-    test, test_K = scoring.test_pixels(request, setting, plan, progress)
+def _compare(out: Path, request: Request, *, seeds: int, progress: Progress) -> tuple[list[dict[str, Any]], int]:
+    run = open_run(request, progress)
+    pixels = open_pixels(run.pool, run.setting, request.recipe, request.out / "pixels", progress)
+    target = replace(run.plan, train=run.plan.train.model_copy(update={"checkpoints": 1}))
+    test = other_shards(run, "test")
     kept_K = kept_rows(out / "manifest", pixels.rows)
     everything = np.arange(len(pixels.rows))
     random_K = np.sort(np.random.default_rng(FIRST_TARGET_SEED).choice(everything, len(kept_K), replace=False))
@@ -113,13 +109,12 @@ def _compare(
         pixels,
         subsets,
         test,
-        test_K,
         seeds=seeds,
         first_seed=FIRST_TARGET_SEED,
         batch_size=request.recipe.score.batch_size,
         progress=progress,
     )
-    return table, len(test_K)
+    return table, len(test.rows_K)
 
 
 def kept_rows(manifest: Path, rows: Rows) -> NDArray[np.int64]:

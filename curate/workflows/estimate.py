@@ -14,7 +14,7 @@ from curate.pool.index import build_index
 from curate.proxy.augment import augmented
 from curate.proxy.models import build_model, parameter_count
 from curate.proxy.training import Plan, autocast, build_optimizer, normalised
-from curate.workflows.score import Request
+from curate.workflows.run import Request
 from curate.workflows.setting import plan_for, settle
 
 STEPS = 3

@@ -15,14 +15,14 @@ from curate.proxy.pixels import Pixels
 from curate.proxy.predict import accuracy
 from curate.proxy.training import Plan, load_member, member_path, train_member
 from curate.statistics import mean_and_spread
+from curate.workflows.held_out import HeldOut
 
 
 def compare_subsets(
     plan: Plan,
     pixels: Pixels,
     subsets: Mapping[str, NDArray[np.int64]],
-    test: Pixels,
-    test_K: NDArray[np.int64],
+    test: HeldOut,
     *,
     seeds: int,
     first_seed: int,
@@ -38,7 +38,7 @@ def compare_subsets(
         plan: the target; one checkpoint, the last epoch.
         pixels: the pool's.
         subsets: name -> rows to train on.
-        test, test_K: what is measured on.
+        test: what is measured on.
         seeds: training runs behind each figure.
         first_seed: of the target's runs; other than the proxy's, or the target would be a member.
         batch_size: of the measuring.
@@ -50,7 +50,7 @@ def compare_subsets(
         values = []
         for number in range(seeds):
             progress.at(place * seeds + number, name)
-            values.append(_trained_accuracy(plan, pixels, rows_K, test, test_K, first_seed + number, batch_size))
+            values.append(_trained_accuracy(plan, pixels, rows_K, test, first_seed + number, batch_size))
         mean, spread = mean_and_spread(values)
         table.append({"trained_on": name, "samples": len(rows_K), "mean": mean, "spread": spread, "runs": values})
     progress.at(len(subsets) * seeds, "")
@@ -61,8 +61,7 @@ def _trained_accuracy(
     plan: Plan,
     pixels: Pixels,
     rows_K: NDArray[np.int64],
-    test: Pixels,
-    test_K: NDArray[np.int64],
+    test: HeldOut,
     seed: int,
     batch_size: int,
 ) -> float:
@@ -77,4 +76,4 @@ def _trained_accuracy(
             on_epoch=lambda epoch, model, record: None,
         )
         member = (seed, load_member(member_path(Path(folder), plan.train.epochs), plan))
-    return accuracy(plan, [member], test, test_K, batch_size=batch_size)[1]
+    return accuracy(plan, [member], test.pixels, test.good_K, batch_size=batch_size)[1]

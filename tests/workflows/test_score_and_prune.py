@@ -105,7 +105,8 @@ def test_a_second_run_beside_the_first_is_refused(toy_scores: Path, pool_folder:
 @pytest.mark.parametrize("way", ["stream", "disk"])
 def test_the_other_ways_of_the_pixels_score_every_sample(pool_folder: Path, tmp_path: Path, way: str) -> None:
     out = tmp_path / "scores"
-    more = ["--pixels", way, "--per-seed", "--trace", "--val", "0.2", "--test", str(pool_folder)]
+    test = shutil.copytree(pool_folder, tmp_path / "test")
+    more = ["--pixels", way, "--per-seed", "--trace", "--val", "0.2", "--test", str(test)]
     assert run(["score", str(pool_folder), "--out", str(out), *TOY, *more]) == 0
     summary = json.loads((out / "summary.json").read_bytes())
     assert (summary["scored"], summary["failed"]) == (47, 1)

@@ -1,0 +1,120 @@
+"""What accuracy is measured on: samples held out of training, and shards that are only reported on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import UsageError
+from curate.pool.index import build_index
+from curate.pool.shards import find_shards
+from curate.proxy.pixels import Pixels, Rows
+from curate.samples import shuffled, uniform
+from curate.scores import INDEX
+from curate.workflows.run import Run
+from curate.workflows.setting import open_pixels
+
+RowArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Labelled rows of some pixels."""
+
+    pixels: Pixels
+    rows_K: RowArray
+
+    @property
+    def good_K(self) -> RowArray:
+        """The rows that no decoder has found bad so far."""
+        return self.rows_K[~self.pixels.rows.is_bad_N[self.rows_K]]
+
+
+def split(run: Run, pixels: Pixels) -> tuple[RowArray, HeldOut | None]:
+    """Returns the rows to train on and what `--val` names.
+
+    A fraction holds out labelled samples by the hash of their identity, not by position. Shards of the
+    pool are held out whole. Shards beside the pool hold out nothing: training sees the whole pool.
+
+    Raises:
+        UsageError: a fraction out of range, shards partly in the pool, nothing left to train on.
+    """
+    labelled_K = _labelled(pixels.rows)
+    if not run.request.val:
+        return labelled_K, None
+    fraction = _fraction(run.request.val)
+    if fraction is not None:
+        held_N = uniform(shuffled(_identities(run), seed=run.request.recipe.train.seed)) < fraction
+    else:
+        places = _places(run, run.request.val)
+        if not places:
+            return labelled_K, other_shards(run, "val")
+        held_N = np.zeros(len(pixels.rows), dtype=np.bool_)
+        for place in places:
+            held_N[pixels.rows.offset_S[place] : pixels.rows.offset_S[place + 1]] = True
+    train_K, val_K = labelled_K[~held_N[labelled_K]], labelled_K[held_N[labelled_K]]
+    if not len(train_K) or not len(val_K):
+        what = "no sample to train on" if len(val_K) else "no labelled sample to measure on"
+        raise UsageError(f"--val {' '.join(run.request.val)} leaves {what}.", hint="Such as --val 0.1.")
+    return train_K, HeldOut(pixels, val_K)
+
+
+def _labelled(rows: Rows) -> RowArray:
+    return np.flatnonzero((rows.label_N >= 0) & ~rows.is_bad_N)
+
+
+def _fraction(val: Sequence[str]) -> float | None:
+    """Returns the fraction that `--val` gives, None where it names shards."""
+    try:
+        fraction = float(val[0])
+    except ValueError:
+        return None
+    if len(val) > 1 or not 0 < fraction < 1:
+        raise UsageError(
+            f"--val {' '.join(val)}: expected one fraction between 0 and 1, or shards.", hint="Such as --val 0.1."
+        )
+    return fraction
+
+
+def _identities(run: Run) -> NDArray[np.uint64]:
+    return np.concatenate([run.pool.read(i, ["identity"])["identity"].to_numpy() for i in range(len(run.pool.scans))])
+
+
+def _places(run: Run, sources: Sequence[str]) -> list[int]:
+    """Returns the places in the pool of the shards that are named; empty if none of them is in it."""
+    place_of = {run.pool.shard(i).path.resolve(): i for i in range(len(run.pool.scans))}
+    paths = [shard.path.resolve() for shard in find_shards(sources).shards]
+    places = [place_of[path] for path in paths if path in place_of]
+    if places and len(places) != len(paths):
+        raise UsageError(
+            f"{len(places)} of the {len(paths)} shards that {sources[0]} … names are in the pool, the others are not.",
+            hint="--val takes shards of the pool, held out of training, or shards beside it; --test only the latter.",
+        )
+    return places
+
+
+def other_shards(run: Run, name: str) -> HeldOut:
+    """Returns the labelled samples of the shards that `--val` or `--test` names, beside the pool.
+
+    Raises:
+        UsageError: they have classes that the pool has not, or hold shards of the pool.
+    """
+    request = run.request
+    sources = request.val if name == "val" else request.test
+    if _places(run, sources):
+        raise UsageError(
+            f"--{name} names shards of the pool: what was trained on says nothing about what was learned.",
+            hint="Name other shards.",
+        )
+    folder = request.out / name
+    pool = build_index(sources, folder / INDEX, request.labels, skip_faults=request.skip_faults)
+    if pool.classes.num_classes > run.plan.spec.num_classes:
+        raise UsageError(
+            f"The --{name} shards have {pool.classes.num_classes} classes and the pool {run.plan.spec.num_classes}.",
+            hint="Name shards of the same task.",
+        )
+    pixels = open_pixels(pool, run.setting, request.recipe, folder / "pixels", run.progress)
+    return HeldOut(pixels, _labelled(pixels.rows))

@@ -1,0 +1,156 @@
+"""The run of `score`: its request, its folder, and what `auto` came to. Checked when it is resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from curate import durable
+from curate.errors import RunError, UsageError
+from curate.pool.index import Pool, build_index
+from curate.pool.labels import LabelSource
+from curate.progress import Progress, as_stage
+from curate.proxy.training import Plan
+from curate.recipe import Recipe
+from curate.scores import INDEX, RUN, read_record, write_record
+from curate.workflows.setting import Setting, plan_for, settle
+
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `score` is asked to do.
+
+    Attributes:
+        shards: what names the pool.
+        out: the run's folder.
+        val: one fraction of the labelled samples to hold out of training, or what names shards.
+        test: what names shards that are only reported on.
+        max_bad: the fraction of bad samples at which the run ends.
+    """
+
+    shards: Sequence[str]
+    out: Path
+    recipe: Recipe = field(default_factory=Recipe)
+    labels: LabelSource = field(default_factory=LabelSource)
+    val: Sequence[str] = ()
+    test: Sequence[str] = ()
+    device: str = "auto"
+    skip_faults: bool = False
+    max_bad: float = 0.1
+
+
+@dataclass
+class Run:
+    """One execution of `score`: what was asked, and what was settled for it."""
+
+    request: Request
+    pool: Pool
+    setting: Setting
+    plan: Plan
+    progress: Progress
+
+    def folder(self, seed: int) -> Path:
+        """Returns where a seed's members lie."""
+        return self.request.out / "members" / f"seed-{seed:03d}"
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the training runs."""
+        first = self.request.recipe.train.seed
+        return list(range(first, first + self.request.recipe.train.seeds))
+
+    def log(self, **event: Any) -> None:
+        """Appends what was done, with the time and the process: what ran again after a kill shows here."""
+        line = json.dumps({"time": round(time.time(), 3), "process": os.getpid(), **event})
+        with (self.request.out / LOG).open("a") as file:
+            file.write(line + "\n")
+
+
+def open_run(request: Request, progress: Progress) -> Run:
+    """Indexes the pool and settles how this run works; a resumed run keeps what was settled before.
+
+    Raises:
+        RunError: the folder holds a run of another pool, recipe or held-out set.
+        UsageError: the pool cannot be trained on.
+    """
+    durable.remove_leftovers(request.out)
+    pool = build_index(
+        request.shards,
+        request.out / INDEX,
+        request.labels,
+        skip_faults=request.skip_faults,
+        progress=as_stage(progress, "index", "shards"),
+    )
+    _check_classes(pool)
+    record = _settled(request, pool)
+    setting = Setting(**record["setting"])
+    torch.set_num_threads(setting.threads)
+    return Run(request, pool, setting, plan_for(request.recipe, setting, pool.classes.num_classes), progress)
+
+
+def _settled(request: Request, pool: Pool) -> dict[str, Any]:
+    """Returns the run's record: written by the first execution, checked and kept by the next ones."""
+    path = request.out / RUN
+    fresh = {
+        "recipe": request.recipe.model_dump(mode="json"),
+        "recipe_digest": request.recipe.digest,
+        "pool": pool.fingerprint,
+        "val": list(request.val),
+    }
+    if not path.exists():
+        record = {**fresh, "setting": settle(request.recipe, pool, request.out, request.device).record()}
+        write_record(path, record)
+    known = read_record(path)
+    for name, what in (("pool", "another pool"), ("recipe", "another recipe"), ("val", "another --val")):
+        if known[name] != fresh[name]:
+            raise RunError(
+                f"{request.out} holds scores of {what}{_difference(known[name], fresh[name])}.",
+                hint="Choose another --out, or delete that folder.",
+            )
+    return known
+
+
+def _difference(old: Any, new: Any) -> str:
+    if not isinstance(old, dict):
+        return f" ({old} there, {new} here)"
+    changes = [
+        f"{section}.{key} is {old[section].get(key)!r} there and {value!r} here"
+        for section, values in new.items()
+        for key, value in values.items()
+        if old.get(section, {}).get(key) != value
+    ]
+    return f" ({'; '.join(changes[:3])})"
+
+
+def described(run: Run) -> str:
+    """Returns one line on what the run works with and how."""
+    setting, pool = run.setting, run.pool
+    stem = ", stem adapted to small images (3x3, stride 1, no pooling)" if setting.stem == "small" else ""
+    gib = pool.total * setting.size_px**2 * setting.channels / 2**30
+    where = {
+        "memory": f"stored in memory ({gib:.2f} GiB)",
+        "disk": f"stored on disk ({gib:.2f} GiB)",
+        "stream": f"streamed by {setting.workers} workers ({gib:.2f} GiB would be needed to store them)",
+    }[setting.store]
+    precision = "bfloat16" if setting.is_bf16 else "float32"
+    what = f"{pool.total:,} samples of {pool.classes.num_classes} classes"
+    return f"{what}; pixels {where}; {precision} on {setting.device}{stem}."
+
+
+def _check_classes(pool: Pool) -> None:
+    present = sum(count > 0 for count in pool.classes.counts)
+    if present < 2:
+        what = "no labels" if present == 0 else "labels of one class only"
+        raise UsageError(
+            f"The pool has {what}: a proxy cannot be trained on it.",
+            hint="Labels come from .cls entries; else use --label-field, --labels or --label-from folder.",
+        )
