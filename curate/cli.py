@@ -248,6 +248,10 @@ def prune(
     keep: Annotated[str, typer.Option("--keep", help="A fraction (0.8, 80%) of the scored samples, or a count.")],
     fn: Annotated[str, typer.Option("--fn", help="The acquisition function; higher is kept first.")],
     scores: Annotated[Path, typer.Option("--scores", help="The run's folder.", metavar="DIR")] = Path("scores"),
+    index: Annotated[
+        Path | None,
+        typer.Option("--index", help="Prune scores from elsewhere: --scores is Parquet, --fn a column.", metavar="DIR"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="The manifest's folder [manifests/FN-KEEP].", metavar="DIR")
     ] = None,
@@ -279,7 +283,7 @@ def prune(
             raise UsageError(f"{name} {value}: expected {' or '.join(filter(None, known))}.")
     result = work.prune(
         work.Request(
-            scores=scores, fn=fn, keep=keep, out=out, outliers=outliers, order=order, per_class=per_class,  # type: ignore[arg-type]  # checked above
+            scores=scores, index=index, fn=fn, keep=keep, out=out, outliers=outliers, order=order, per_class=per_class,  # type: ignore[arg-type]  # checked above
             min_per_class=min_per_class, seed=seed, always=always, never=never, keep_list=keep_list, force=force,
         )
     )  # fmt: skip

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate import __version__
-from curate.acquisition import ACQUISITIONS, acquisition
+from curate.acquisition import acquisition
 from curate.errors import ScoreError, UsageError
+from curate.foreign import read_foreign
 from curate.manifest.lines import find_line
 from curate.manifest.schema import ClassTable, Scored, Selection
 from curate.manifest.write import Choice, write_manifest
@@ -31,7 +32,9 @@ class Request:
     """What `prune` is asked to do.
 
     Attributes:
-        scores: the run's folder.
+        scores: the run's folder; with `index`, a Parquet file or folder that something else wrote.
+        fn: an acquisition function; with `index`, the column that holds the scores.
+        index: the index of the pool that foreign scores are of.
         out: the manifest's folder, None for `manifests/<fn>-<keep>`.
         keep, outliers: as written on the command line.
         seed: of a random order.
@@ -51,6 +54,29 @@ class Request:
     never: Path | None = None
     keep_list: bool = False
     force: bool = False
+    index: Path | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A pool with its scored samples, whoever scored them.
+
+    Attributes:
+        columns: identities, labels and, where they are asked for, keys of the scored samples.
+        score_N: the scores, higher = keep first.
+        tie_N: what decides between equal scores, None for the identity alone.
+        tie: its name.
+        bad: the samples that have no score, with reasons.
+        scored: what the manifest records of the scoring.
+    """
+
+    pool: Pool
+    columns: Columns
+    score_N: NDArray[Any]
+    tie_N: NDArray[Any] | None
+    tie: str | None
+    bad: Sequence[BadSample]
+    scored: Scored
 
 
 @dataclass(frozen=True)
@@ -75,28 +101,20 @@ def prune(request: Request) -> Pruned:
         ScoreError: the scores are incomplete, or a sample has none.
         RunError: another manifest lies at `out`.
     """
-    row = acquisition(request.fn)
     keep, outliers = parse_keep(request.keep), parse_outliers(request.outliers)
-    summary = read_record(request.scores / SUMMARY)
-    pool = load_pool(request.scores / INDEX)
-    if pool.fingerprint != summary["pool"]:
-        raise ScoreError(f"{request.scores}: the index is not that of the scores.", hint="Score again.")
-    if len(summary["members"]) < row.members:
-        raise UsageError(
-            f"'{request.fn}' needs at least {row.members} members and these scores have {len(summary['members'])}.",
-            hint="Score with --seeds 2 or --checkpoints 2, or choose another function.",
-        )
-    bad = read_bad(request.scores / BAD)
     lists = [_read_keys(path) for path in (request.always, request.never)]
-    columns = read_columns(request.scores, pool, _needed(request, row.tie, with_keys=any(lists)), bad=bad)
-    score_N, tie_N = _scores(request, row.tie, columns)
-    budget, aside = divide(keep, outliers, len(score_N))
+    if request.index:
+        scores = _foreign_scores(request, request.index, with_keys=any(lists))
+    else:
+        scores = _own_scores(request, with_keys=any(lists))
+    pool, columns = scores.pool, scores.columns
+    budget, aside = divide(keep, outliers, len(scores.score_N))
     always_N, never_N = (
         _on_list(keys, columns, pool, path) for keys, path in zip(lists, (request.always, request.never), strict=True)
     )
     selection = select(
-        score_N,
-        tie_N,
+        scores.score_N,
+        scores.tie_N,
         columns.values["identity"],
         columns.values["label"],
         budget=budget,
@@ -111,7 +129,7 @@ def prune(request: Request) -> Pruned:
     digest = write_manifest(
         out,
         pool,
-        _choices(pool, columns, selection.reason_N, bad),
+        _choices(pool, columns, selection.reason_N, scores.bad),
         classes=_classes(pool, columns, selection.kept_N),
         selection=Selection(
             fn=request.fn,
@@ -120,7 +138,7 @@ def prune(request: Request) -> Pruned:
             budget=budget,
             outliers=request.outliers,
             outlier_count=aside,
-            ties=tuple(filter(None, (row.tie, "identity"))),
+            ties=tuple(filter(None, (scores.tie, "identity"))),
             seed=request.seed if request.fn == "random" else None,
             per_class=request.per_class,
             min_per_class=request.min_per_class,
@@ -130,12 +148,7 @@ def prune(request: Request) -> Pruned:
             iteration=0,
             base=None,
         ),
-        scored=Scored(
-            recipe=summary["recipe_digest"],
-            proxy=summary["proxy"],
-            members=len(summary["members"]),
-            test_accuracy=summary["ensemble"].get("test"),
-        ),
+        scored=scores.scored,
         source={"scores": str(request.scores.absolute()), "curate": __version__},
         keep_list=request.keep_list,
         force=request.force,
@@ -144,18 +157,50 @@ def prune(request: Request) -> Pruned:
     dropped = {name: counts[name] for name in REASONS[1:] if counts[name]}
     first = next(scan.name for scan in pool.scans)
     find_line(out, first)
-    return Pruned(out, digest, pool.total, len(score_N), counts["kept"], dropped, len(bad), first)
+    return Pruned(out, digest, pool.total, len(scores.score_N), counts["kept"], dropped, len(scores.bad), first)
 
 
-def _needed(request: Request, tie: str | None, *, with_keys: bool) -> list[str]:
-    scores = [] if request.fn == "random" else [request.fn, *([tie] if tie else [])]
-    return ["identity", "label", *scores, *(["key"] if with_keys else [])]
+def _own_scores(request: Request, *, with_keys: bool) -> Scores:
+    """Returns what `curate score` wrote."""
+    row = acquisition(request.fn)
+    summary = read_record(request.scores / SUMMARY)
+    pool = load_pool(request.scores / INDEX)
+    if pool.fingerprint != summary["pool"]:
+        raise ScoreError(f"{request.scores}: the index is not that of the scores.", hint="Score again.")
+    if len(summary["members"]) < row.members:
+        raise UsageError(
+            f"'{request.fn}' needs at least {row.members} members and these scores have {len(summary['members'])}.",
+            hint="Score with --seeds 2 or --checkpoints 2, or choose another function.",
+        )
+    bad = read_bad(request.scores / BAD)
+    names = [] if request.fn == "random" else [request.fn, *([row.tie] if row.tie else [])]
+    keys = ["key"] if with_keys else []
+    columns = read_columns(request.scores, pool, ["identity", "label", *names, *keys], bad=bad)
+    tie_N = columns.values[row.tie] if row.tie else None
+    scored = Scored(
+        recipe=summary["recipe_digest"],
+        proxy=summary["proxy"],
+        members=len(summary["members"]),
+        test_accuracy=summary["ensemble"].get("test"),
+    )
+    return Scores(pool, columns, _column(request, columns), tie_N, row.tie, bad, scored)
 
 
-def _scores(request: Request, tie: str | None, columns: Columns) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def _foreign_scores(request: Request, index: Path, *, with_keys: bool) -> Scores:
+    """Returns what something else wrote, checked against an index."""
+    if (request.scores / SUMMARY).exists():
+        raise UsageError(f"{request.scores} has an index of its own.", hint="Leave out --index.")
+    pool = load_pool(index)
+    column = None if request.fn == "random" else request.fn
+    columns, bad = read_foreign(request.scores, pool, column, with_keys=with_keys)
+    scored = Scored(recipe=None, proxy="", members=0, test_accuracy=None)
+    return Scores(pool, columns, _column(request, columns), None, None, bad, scored)
+
+
+def _column(request: Request, columns: Columns) -> NDArray[Any]:
     if request.fn == "random":
-        return uniform(shuffled(columns.values["identity"], seed=request.seed)), None
-    return columns.values[request.fn], columns.values[tie] if tie else None
+        return uniform(shuffled(columns.values["identity"], seed=request.seed))
+    return columns.values[request.fn]
 
 
 def _choices(pool: Pool, columns: Columns, reason_N: NDArray[np.uint8], bad: Sequence[BadSample]) -> Iterator[Choice]:
@@ -218,8 +263,3 @@ def _on_list(
 
 def _count(mask_N: NDArray[np.bool_] | None) -> int:
     return 0 if mask_N is None else int(mask_N.sum())
-
-
-def functions() -> dict[str, str]:
-    """Returns the acquisition functions with their lines of description, for help and completion."""
-    return {name: row.line for name, row in ACQUISITIONS.items()}
