@@ -122,6 +122,50 @@ def _label_source(kind: str, field: str, table: Path | None) -> Any:
 
 
 @app.command()
+def pack(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A folder CLASS/IMAGE, a CSV of files, or a dataset's root.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The shards' folder.")],
+    reader: Annotated[
+        str, typer.Option("--from", help="folder, csv, or a torchvision dataset such as cifar10.", metavar="NAME")
+    ] = "",
+    split: Annotated[str, typer.Option("--split", help="Of a torchvision dataset.")] = "train",
+    prefix: Annotated[str, typer.Option("--prefix", help="What shards are called [shard, or the split].")] = "",
+    codec: Annotated[str, typer.Option("--codec", help="tar, tar.gz or tar.zst.")] = "tar",
+    samples_per_shard: Annotated[
+        int, typer.Option("--samples-per-shard", min=1, help="At most; shards differ by one sample at most.")
+    ] = 5000,
+    root: Annotated[Path | None, typer.Option("--root", help="What a CSV's paths start from.", metavar="DIR")] = None,
+    classes: Annotated[
+        Path | None, typer.Option("--classes", help="Class names by id, one a line.", metavar="FILE")
+    ] = None,
+    unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Pack a folder without labels.")] = False,
+    keep_order: Annotated[bool, typer.Option("--keep-order", help="Do not shuffle.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffled order.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Turn a folder of images, a CSV or a torchvision dataset into shards."""
+    from curate.workflows import pack as work
+
+    request = work.Request(
+        source=source, out=out, reader=reader, split=split, prefix=prefix, codec=codec, root=root, classes=classes,
+        samples_per_shard=samples_per_shard, labelled=not unlabelled, shuffle=not keep_order, seed=seed,
+    )  # fmt: skip
+    with console.progress(quiet=as_json) as listener:
+        result = work.pack(request, listener)
+    if as_json:
+        return console.show_json("pack", {**vars(result), "out": str(result.out)})
+    skipped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(result.skipped.items())) or "none"
+    console.say(f"{result.samples:,} samples of {result.classes:,} classes in {result.shards:,} shards ({result.out}).")
+    console.say(f"{result.unlabelled:,} without a label; files skipped: {skipped}.")
+    if not result.is_new:
+        console.note("The same shards were there already.")
+    console.note(f"Next: curate score {result.out} --proxy resnet18")
+    return None
+
+
+@app.command()
 def index(
     shards: Shards,
     out: Annotated[Path | None, typer.Option("--out", help="Keep the index in this folder.", metavar="DIR")] = None,

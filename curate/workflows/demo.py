@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tarfile
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from curate.manifest.lines import read_lines
+from curate.pool.writer import Sample, write_shards
 from curate.progress import Progress
 from curate.proxy.pixels import Rows
 from curate.recipe import Augment, Pixels, Proxy, Recipe, Train
@@ -72,27 +72,20 @@ def write_digits(train: Path, test: Path) -> None:
     digits = load_digits()
     place = np.arange(len(digits.images))
     is_test = place % TEST_EVERY == 0
-    _write_shards(train, "train", digits, place[~is_test], SHARDS)
-    _write_shards(test, "test", digits, place[is_test], 1)
+    for folder, prefix, places, shards in (
+        (train, "train", place[~is_test], SHARDS),
+        (test, "test", place[is_test], 1),
+    ):
+        samples = (_digit(digits, number) for number in places.tolist())
+        write_shards(folder, prefix, samples, total=len(places), samples_per_shard=-(-len(places) // shards))
 
 
-def _write_shards(folder: Path, prefix: str, digits: Any, places: NDArray[np.int64], shards: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(shards):
-        with tarfile.open(folder / f"{prefix}-{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-            for place in places[number::shards].tolist():
-                # 17 grey levels become 0 ... 255.
-                image = Image.fromarray((digits.images[place] * (255 / 16)).astype(np.uint8))
-                encoded = io.BytesIO()
-                image.save(encoded, "PNG")
-                _add(tar, f"digit_{place:04d}.png", encoded.getvalue())
-                _add(tar, f"digit_{place:04d}.cls", str(int(digits.target[place])).encode())
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size = len(data)
-    tar.addfile(entry, io.BytesIO(data))
+def _digit(digits: Any, place: int) -> Sample:
+    # 17 grey levels become 0 ... 255.
+    image = Image.fromarray((digits.images[place] * (255 / 16)).astype(np.uint8))
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG")
+    return f"digit_{place:04d}", {"png": encoded.getvalue(), "cls": str(int(digits.target[place])).encode()}
 
 
 def _compare(out: Path, request: Request, *, seeds: int, progress: Progress) -> tuple[list[dict[str, Any]], int]:

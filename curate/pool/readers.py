@@ -1,0 +1,209 @@
+"""What `curate pack` reads: a folder of images, or a CSV that lists files.
+
+A key is the file's path without its extension, `%` and dots of the name escaped (readers of shards cut
+names at the first dot): distinct files never share a key, and the path can be had back from it.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from curate.errors import UsageError
+from curate.pool.images import IMAGE_EXTENSIONS
+from curate.pool.labels import is_class_id
+from curate.pool.tar import printable
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The samples of a source, listed before any of them is read.
+
+    Attributes:
+        keys: one a sample.
+        labels: class ids, None where a sample has none.
+        names: class names by id; empty where ids are all there is.
+        load: place in the listing → (extension, bytes of the image).
+        skipped: files that are no samples, by reason.
+    """
+
+    keys: Sequence[str]
+    labels: Sequence[int | None]
+    names: tuple[str, ...]
+    load: Callable[[int], tuple[str, bytes]]
+    skipped: Mapping[str, int]
+
+
+def list_folder(folder: Path, classes: Sequence[str], *, labelled: bool) -> Listing:
+    """Lists the images below a folder; the first folder on the way is the class.
+
+    Args:
+        folder: the images' common folder.
+        classes: class names by id; empty for the sorted names of the folder's subfolders.
+        labelled: refuse images outside of class folders; without it no image gets a label.
+
+    Raises:
+        UsageError: no images, images outside of class folders, a folder that is no class.
+    """
+    paths, skipped = _images(folder)
+    if not paths:
+        raise UsageError(f"{folder}: no images.", hint=f"Looked for {', '.join(sorted(IMAGE_EXTENSIONS))}.")
+    if not labelled:
+        return _files(folder, paths, [None] * len(paths), (), skipped)
+    outside = [path for path in paths if len(path.parts) == 1]
+    if outside:
+        raise UsageError(
+            f"{folder}: {len(outside):,} images lie in no class folder, such as '{printable(str(outside[0]))}'.",
+            hint="Expected CLASS/.../IMAGE. To pack without labels, add --unlabelled.",
+        )
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = tuple(classes or found)
+    return _files(folder, paths, _ids([path.parts[0] for path in paths], names, str(folder)), names, skipped)
+
+
+def list_table(table: Path, classes: Sequence[str], *, root: Path | None) -> Listing:
+    """Lists the files of a CSV with the columns `path`, `label` and, if wanted, `key`.
+
+    Labels that are all whole numbers are class ids; others are names, with ids in sorted order. An
+    empty label is none. Paths are relative to `root`, or else to the CSV's folder.
+
+    Raises:
+        UsageError: not a CSV, a column or a file is missing, a key twice, a label of no class.
+    """
+    rows = list(_rows(table))
+    folder = root or table.parent
+    paths = [PurePosixPath(row["path"]) for row in rows]
+    for number, path in enumerate(paths):
+        if not (folder / path).is_file():
+            raise UsageError(
+                f"{table}, row {number + 1}: no file '{printable(str(path))}'.",
+                hint=f"Looked in {folder}. Paths are relative to --root, or else to the CSV.",
+            )
+    texts = [row.get("label", "").strip() for row in rows]
+    present = sorted({text for text in texts if text})
+    is_ids = not classes and all(is_class_id(text) for text in present)
+    names = () if is_ids else tuple(classes or present)
+    labels = [int(text) if text else None for text in texts] if is_ids else _ids(texts, names, str(table))
+    keys = [row.get("key", "") for row in rows]
+    return _files(folder, paths, labels, names, {}, keys=keys if any(keys) else None)
+
+
+def read_classes(path: Path | None) -> tuple[str, ...]:
+    """Returns class names by id from a text file, one a line."""
+    if path is None:
+        return ()
+    try:
+        names = tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}).", hint="Expected one class name a line, UTF-8.") from error
+    if len(set(names)) != len(names) or not names:
+        raise UsageError(f"{path}: empty, or a name appears twice.", hint="Expected one class name a line.")
+    return names
+
+
+def _images(folder: Path) -> tuple[list[PurePosixPath], Counter[str]]:
+    """Returns the images below a folder in sorted order, links followed, and what else is there."""
+    paths, skipped, seen = list[PurePosixPath](), Counter[str](), set[tuple[int, int]]()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
+        status = Path(place).stat()
+        if (status.st_dev, status.st_ino) in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        below = PurePosixPath(Path(place).relative_to(folder).as_posix())
+        for name in files:
+            is_image = name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and "." in name[1:]
+            if name.startswith(".") or not is_image:
+                skipped["hidden" if name.startswith(".") else "not an image"] += 1
+            else:
+                paths.append(below / name)
+    return sorted(paths), skipped
+
+
+def _unreadable(error: OSError) -> None:
+    raise UsageError(f"{error.filename}: cannot be read ({error.strerror}).", hint="Check its permissions.") from error
+
+
+def _ids(texts: Sequence[str], names: Sequence[str], where: str) -> list[int | None]:
+    id_of: dict[str, int | None] = {name: i for i, name in enumerate(names)}
+    id_of.setdefault("", None)
+    unknown = sorted(set(texts) - set(id_of))
+    if unknown:
+        raise UsageError(
+            f"{where}: '{printable(unknown[0])}' is no class of --classes, nor are {len(unknown) - 1} others.",
+            hint=f"It names {len(names)} classes.",
+        )
+    return [id_of[text] for text in texts]
+
+
+def _rows(table: Path) -> Iterator[dict[str, str]]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            columns = list(rows.fieldnames or ())
+            if "path" not in columns or set(columns) - {"path", "label", "key"}:
+                raise UsageError(
+                    f"{table}: expected the columns path, label and, if wanted, key.",
+                    hint=f"Found: {', '.join(map(str, columns)) or 'an empty file'}.",
+                )
+            for row in rows:
+                if None in row or None in row.values() or not row["path"]:
+                    raise UsageError(
+                        f"{table}, line {rows.line_num}: a row with another number of columns, or without a path.",
+                        hint="Quote fields that hold commas.",
+                    )
+                yield row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{table}: cannot be read as CSV ({error}).", hint="Expected UTF-8 text.") from error
+
+
+def _files(
+    folder: Path,
+    paths: Sequence[PurePosixPath],
+    labels: Sequence[int | None],
+    names: tuple[str, ...],
+    skipped: Mapping[str, int],
+    *,
+    keys: Sequence[str] | None = None,
+) -> Listing:
+    def load(place: int) -> tuple[str, bytes]:
+        path = folder / paths[place]
+        try:
+            return path.suffix[1:].lower(), path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read ({error.strerror}).", hint="Nothing was written.") from error
+
+    return Listing(_checked(keys or keys_of(paths)), labels, names, load, skipped)
+
+
+def keys_of(paths: Sequence[PurePosixPath]) -> list[str]:
+    """Returns a key for each path: without the extension, or with it where two would be the same."""
+    short = [str(path.parent / _escaped(path.stem)) for path in paths]
+    counts = Counter(short)
+    return [
+        key if counts[key] == 1 else str(path.parent / _escaped(path.name))
+        for key, path in zip(short, paths, strict=True)
+    ]
+
+
+def _escaped(name: str) -> str:
+    return name.replace("%", "%25").replace(".", "%2E")
+
+
+def _checked(keys: Sequence[str]) -> Sequence[str]:
+    for key, count in Counter(keys).items():
+        if count > 1 or not key:
+            raise UsageError(
+                f"The key '{printable(key)}' belongs to {count} samples.", hint="Give each its own in a key column."
+            )
+        if key.startswith("/") or ".." in key.split("/"):
+            raise UsageError(
+                f"The key '{printable(key)}' leads out of the shard's folder.",
+                hint="Give paths below --root, or keys in a key column.",
+            )
+    return keys
