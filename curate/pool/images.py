@@ -20,22 +20,19 @@ from curate.errors import SampleError
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"})
 MAX_PIXELS = 89_478_485  # PIL's own warning level: a quarter of a GiB as RGB
-_SWAPPED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _ORIENTATION = 0x0112
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-def native_size(data: bytes) -> tuple[int, int, bool]:
-    """Returns (width, height, is grey) from the header alone, orientation applied.
+def native_side(data: bytes) -> tuple[int, bool]:
+    """Returns (shorter side in pixels, is grey) from the header alone.
 
     Raises:
         SampleError: not an image.
     """
     try:
         with _opened(data) as image:
-            width, height = image.size
-            turned = _orientation(image) in _SWAPPED
-            return (height, width, image.mode in _GREY_MODES) if turned else (width, height, image.mode in _GREY_MODES)
+            return min(image.size), image.mode in _GREY_MODES
     except SampleError:
         raise
     except Exception as error:  # PIL's plug-ins raise nearly every kind for damaged data

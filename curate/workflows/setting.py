@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from curate.errors import SampleError, UsageError
-from curate.pool.images import native_size
+from curate.pool.images import native_side
 from curate.pool.index import Pool
 from curate.progress import Progress
 from curate.proxy.models import ModelSpec, check_name, stem_for
@@ -87,15 +87,15 @@ def _look(pool: Pool) -> tuple[int, int]:
     for index in np.unique(np.linspace(0, len(rows.shards) - 1, LOOK_SHARDS).astype(int)).tolist():
         for _, data in read_images(rows, index, rows.of_shard(index)[:LOOK_IMAGES]):
             try:
-                width, height, is_grey = native_size(data)
+                side, is_grey = native_side(data)
             except SampleError:
                 continue
-            sides.append(min(width, height))
+            sides.append(side)
             grey.append(is_grey)
     if not sides:
         raise UsageError("None of the first images of the pool can be read.", hint="See `curate index SHARDS`.")
-    side = int(np.median(sides))
-    return side if side <= SMALL_PX else LARGE_PX, 1 if all(grey) else 3
+    typical = int(np.median(sides))
+    return typical if typical <= SMALL_PX else LARGE_PX, 1 if all(grey) else 3
 
 
 def _store(wanted: str, size: int, out: Path) -> str:

@@ -1,0 +1,210 @@
+"""Every kind of image that PIL reads becomes the pixels a person would see."""
+
+import io
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from curate.cli import run
+from curate.errors import SampleError
+from curate.pool.images import MAX_PIXELS, decode, native_side
+
+SIDE = 16
+RED, GREEN, BLUE = (200, 30, 20), (10, 180, 40), (30, 60, 210)
+
+
+def picture() -> NDArray[np.uint8]:
+    """Four quarters of different colours: no rotation or flip leaves it as it is."""
+    pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
+    half = SIDE // 2
+    pixels[:half, :half], pixels[:half, half:], pixels[half:, :half], pixels[half:, half:] = RED, GREEN, BLUE, 255
+    return pixels
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def rgb(data: bytes, size_px: int = SIDE) -> NDArray[np.uint8]:
+    return decode(data, size_px=size_px, channels=3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
+def test_an_image_of_the_right_size_is_not_resampled(kind: str) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    assert np.array_equal(rgb(encoded(Image.fromarray(picture()), kind, **options)), picture())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("mode", ["L", "LA", "1"])
+def test_grey_becomes_three_equal_channels(mode: str, kind: str) -> None:
+    grey = Image.fromarray(np.where(picture()[..., 0] > 100, 255, 0).astype(np.uint8))
+    pixels = rgb(encoded(grey.convert(mode), kind))
+    assert np.array_equal(pixels, np.repeat(np.asarray(grey)[..., None], 3, 2))
+    luma = decode(encoded(grey.convert(mode), kind), size_px=SIDE, channels=1)
+    assert np.array_equal(luma[..., 0], np.asarray(grey))
+
+
+def test_a_palette_becomes_its_colours() -> None:
+    image = Image.fromarray(picture()).convert("P", palette=Image.Palette.ADAPTIVE, colors=8)
+    assert np.array_equal(rgb(encoded(image, "PNG")), np.asarray(image.convert("RGB")))
+    assert np.abs(rgb(encoded(image, "GIF")).astype(int) - picture()).max() < 8
+
+
+@pytest.mark.parametrize("way", ["RGBA", "LA", "palette", "key"])
+def test_transparency_lies_on_black(way: str) -> None:
+    pixels = np.dstack([picture(), np.full((SIDE, SIDE), 255, np.uint8)])
+    pixels[: SIDE // 2, SIDE // 2 :, 3] = 0
+    if way == "palette":
+        image = Image.fromarray(picture()).quantize(8)
+        data = encoded(image, "PNG", transparency=image.getpixel((SIDE - 1, 0)))
+    elif way == "key":
+        data = encoded(Image.fromarray(picture()), "PNG", transparency=GREEN)
+    else:
+        data = encoded(Image.fromarray(pixels).convert(way), "PNG")
+    out = rgb(data)
+    assert (out[: SIDE // 2, SIDE // 2 :] == 0).all()
+    assert (out[SIDE // 2 :, SIDE // 2 :] == 255).all()
+
+
+def test_half_transparency_is_half_as_bright() -> None:
+    pixels = np.full((SIDE, SIDE, 4), (200, 100, 50, 128), np.uint8)
+    assert np.abs(rgb(encoded(Image.fromarray(pixels), "PNG"))[0, 0].astype(int) - [100, 50, 25]).max() <= 1
+
+
+def test_cmyk_becomes_rgb() -> None:
+    image = Image.fromarray(picture()).convert("CMYK")
+    assert np.abs(rgb(encoded(image, "TIFF")).astype(int) - np.asarray(image.convert("RGB"))).max() == 0
+    assert np.abs(rgb(encoded(image, "JPEG", quality=95)).astype(int) - picture()).mean() < 20
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_keep_their_full_scale(kind: str) -> None:
+    ramp = np.linspace(0, 65535, SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint16)
+    out = decode(encoded(Image.fromarray(ramp), kind), size_px=SIDE, channels=1)[..., 0]
+    assert np.abs(out - ramp / 257).max() <= 0.5
+    dark = np.full((SIDE, SIDE), 257 * 3, np.uint16)
+    assert (decode(encoded(Image.fromarray(dark), kind), size_px=SIDE, channels=1) == 3).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_deeper_values_use_their_own_range(dtype: type) -> None:
+    ramp = np.linspace(-1000, 70000, SIDE * SIDE).reshape(SIDE, SIDE).astype(dtype)
+    out = decode(encoded(Image.fromarray(ramp), "TIFF"), size_px=SIDE, channels=1)[..., 0]
+    assert (out.min(), out.max()) == (0, 255)
+    assert (np.diff(out.ravel().astype(int)) >= 0).all()
+
+
+def test_values_that_are_not_finite_are_a_bad_sample() -> None:
+    with pytest.raises(SampleError, match="not finite"):
+        rgb(encoded(Image.fromarray(np.full((SIDE, SIDE), np.nan, np.float32)), "TIFF"))
+
+
+SEEN = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", SEEN)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_the_orientation_of_a_camera_is_applied(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    data = encoded(Image.fromarray(picture()), kind, exif=exif, **options)
+    assert np.abs(rgb(data).astype(int) - SEEN[orientation](picture())).max() < 12
+    wide = encoded(Image.fromarray(picture()[: SIDE // 2]), kind, exif=exif, **options)
+    assert native_side(wide) == (SIDE // 2, False)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 300])
+def test_an_orientation_that_does_not_exist_is_ignored(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(rgb(encoded(Image.fromarray(picture()), "PNG", exif=exif)), picture())
+
+
+def test_the_first_frame_of_an_animation_counts() -> None:
+    frames = [Image.fromarray(np.full((SIDE, SIDE, 3), value, np.uint8)) for value in (40, 90, 200)]
+    for kind in ("GIF", "WEBP", "PNG"):
+        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=50)
+        assert np.abs(rgb(data).astype(int) - 40).max() <= 3
+
+
+def scene(width: int, height: int) -> Image.Image:
+    """Smooth and asymmetrical, so that a decoding at a smaller scale can be compared."""
+    x, y = np.meshgrid(np.linspace(0, 3, width), np.linspace(0, 2, height))
+    waves = [np.sin(x * 2 + y), np.cos(x - y * 2), np.sin(x * y)]
+    return Image.fromarray(np.dstack([(wave + 1) * 127 for wave in waves]).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (480, 640), (333, 777), (97, 4000), (100, 100)])
+def test_a_jpeg_at_a_smaller_scale_looks_like_the_whole_one(width: int, height: int) -> None:
+    data = encoded(scene(width, height), "JPEG", quality=95)
+    side = min(width, height)
+    box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+    whole = Image.open(io.BytesIO(data)).convert("RGB").resize((48, 48), Image.Resampling.BILINEAR, box=box)
+    assert np.abs(rgb(data, 48).astype(int) - np.asarray(whole)).mean() < 2
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 500), (500, 1), (3, 2)])
+def test_the_smallest_and_the_thinnest_images_have_pixels(width: int, height: int) -> None:
+    assert rgb(encoded(scene(width, height), "PNG"), 8).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("cut", [10, 200, 600])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_what_is_cut_short_is_a_bad_sample(kind: str, cut: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    with pytest.raises(SampleError):
+        rgb(encoded(Image.fromarray(noise), kind)[:cut])
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n", b"GIF89a", bytes(4096), b"\xff\xd8\xff"]
+)
+def test_what_is_no_image_is_a_bad_sample(data: bytes) -> None:
+    with pytest.raises(SampleError):
+        rgb(data)
+    with pytest.raises(SampleError):
+        native_side(data)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded() -> None:
+    side = int(MAX_PIXELS**0.5) + 1
+    data = encoded(Image.new("1", (side, side)), "PNG")
+    assert len(data) < 1 << 20
+    with warnings.catch_warnings(), pytest.raises(SampleError, match="more than"):
+        warnings.simplefilter("error")
+        rgb(data)
+
+
+def test_threads_decode_what_one_thread_decodes() -> None:
+    images = [encoded(scene(100 + n, 90 + n), ("JPEG", "PNG", "WEBP")[n % 3]) for n in range(48)]
+    alone = [rgb(data, 32) for data in images]
+    with ThreadPoolExecutor(8) as threads:
+        for _ in range(3):
+            assert all(
+                np.array_equal(a, b) for a, b in zip(alone, threads.map(lambda d: rgb(d, 32), images), strict=True)
+            )
+
+
+@pytest.mark.skipif("CURATE_DATA" not in os.environ, reason="CURATE_DATA names no folder of real datasets")
+def test_every_photo_of_a_real_shard_has_pixels(tmp_path: Path) -> None:
+    shard = sorted(Path(os.environ["CURATE_DATA"], "imagenette").glob("*.tar"))[0]
+    assert run(["index", str(shard), "--decode", "--out", str(tmp_path / "index"), "--json"]) == 0
