@@ -1,6 +1,7 @@
 """One toy pool, one toy run: made once, through the public ways in."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -44,6 +45,14 @@ def toy_members(shard: int) -> list[tuple[str, bytes]]:
         members.append((f"{key}.png", b"no image at all" if key == BAD_KEY else image))
         members.append((f"{key}.cls", str(label).encode()))
     return members
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real datasets; without it a test is reported as skipped."""
+    if "CURATE_DATA" not in os.environ:
+        pytest.skip("CURATE_DATA names no folder of real datasets")
+    return Path(os.environ["CURATE_DATA"])
 
 
 @pytest.fixture(scope="session")

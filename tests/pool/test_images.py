@@ -1,7 +1,6 @@
 """Every kind of image that PIL reads becomes the pixels a person would see."""
 
 import io
-import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -204,7 +203,7 @@ def test_threads_decode_what_one_thread_decodes() -> None:
             )
 
 
-@pytest.mark.skipif("CURATE_DATA" not in os.environ, reason="CURATE_DATA names no folder of real datasets")
-def test_every_photo_of_a_real_shard_has_pixels(tmp_path: Path) -> None:
-    shard = sorted(Path(os.environ["CURATE_DATA"], "imagenette").glob("*.tar"))[0]
+@pytest.mark.data
+def test_every_photo_of_a_real_shard_has_pixels(real_data: Path, tmp_path: Path) -> None:
+    shard = sorted((real_data / "imagenette").glob("*.tar"))[0]
     assert run(["index", str(shard), "--decode", "--out", str(tmp_path / "index"), "--json"]) == 0

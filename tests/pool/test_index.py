@@ -113,18 +113,15 @@ def test_a_source_that_is_not_there_is_refused(source: str) -> None:
 
 
 @pytest.mark.data
-def test_every_odd_image_is_accounted_for(tmp_path: Path) -> None:
+def test_every_odd_image_is_accounted_for(real_data: Path, tmp_path: Path) -> None:
     from curate.progress import Silent
     from curate.workflows.index import index_pool
 
-    data = os.environ.get("CURATE_DATA")
-    if not data:
-        pytest.skip("CURATE_DATA names no folder of real datasets")
     report = index_pool(
-        [f"{data}/odd_images"], tmp_path, LabelSource(), decode=True, skip_faults=False, progress=Silent()
+        [str(real_data / "odd_images")], tmp_path, LabelSource(), decode=True, skip_faults=False, progress=Silent()
     )
     broken = {sample["key"] for sample in report["bad_samples"]}
-    pool = build_index([f"{data}/odd_images"], tmp_path, LabelSource())
+    pool = build_index([str(real_data / "odd_images")], tmp_path, LabelSource())
     keys = pool.read(0, ["key"])["key"].to_pylist()
     expected = {key for key, label in zip(keys, pool.labels(0).tolist(), strict=True) if label == 1}
     assert (report["samples"], broken) == (48, expected)

@@ -1,5 +1,5 @@
 import json
-import os
+from pathlib import Path
 
 import pytest
 
@@ -17,11 +17,10 @@ def test_the_demo_tells_its_story_in_numbers(capsys: pytest.CaptureFixture[str],
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_cifar10_is_scored_and_half_of_it_kept(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
-    data = os.environ.get("CURATE_DATA")
-    if not data:
-        pytest.skip("CURATE_DATA names no folder of real datasets")
-    pool, test, out = f"{data}/cifar10/train-*.tar.zst", f"{data}/cifar10/test-*.tar.zst", str(tmp_path / "s")
+def test_cifar10_is_scored_and_half_of_it_kept(
+    real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool, test, out = f"{real_data}/cifar10/train-*.tar.zst", f"{real_data}/cifar10/test-*.tar.zst", str(tmp_path / "s")
     assert run(["score", pool, "--test", test, "--recipe", "recipes/cifar10-cpu.toml", "--out", out]) == 0
     assert (
         run(["prune", "--scores", out, "--keep", "0.5", "--fn", "mutual_information", "--out", str(tmp_path / "m")])

@@ -1,0 +1,133 @@
+"""Signals, kills and full disks: what is finished is kept, nothing is half-written, the next try ends alike."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from conftest import TOY
+from test_score_and_prune import digests, events
+
+from curate.cli import run
+from curate.manifest.lines import manifest_digest
+
+SECONDS = 120
+
+
+def start(words: Sequence[str], *, before: Callable[[], object] = lambda: None) -> subprocess.Popen[str]:
+    """Starts a command as a shell does in the foreground, where an interrupt is not ignored."""
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        before()
+
+    command = [sys.executable, "-m", "curate", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepare)
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> bool:
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        if condition():
+            return True
+    return False
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob(".*") if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_score_says_how_to_go_on_and_ends_alike(
+    toy_scores: Path, pool_folder: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    words = ["score", str(pool_folder), "--out", str(tmp_path / "scores"), *TOY]
+    process = start(words)
+    log = tmp_path / "scores" / "log.jsonl"
+    assert wait_for(lambda: log.exists() and '"epoch"' in log.read_text(), process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=SECONDS)
+    assert (process.returncode, out) == (130, "")
+    assert f"Go on with: curate {' '.join(words)}" in err
+    assert "Traceback" not in err
+    assert not leftovers(tmp_path)
+    done = len(events(tmp_path / "scores", "epoch"))
+    assert run(words) == 0
+    assert len(events(tmp_path / "scores", "epoch")) == len(events(toy_scores, "epoch"))
+    assert done >= 1
+    assert digests(tmp_path / "scores") == digests(toy_scores)
+
+
+def test_a_killed_prune_leaves_no_manifest_and_the_next_one_is_the_same(toy_scores: Path, tmp_path: Path) -> None:
+    words = ["prune", "--scores", str(toy_scores), "--keep", "0.5", "--fn", "variation_ratio", "--keep-list", "--out"]
+    assert run([*words, str(tmp_path / "whole")]) == 0
+    out = tmp_path / "killed" / "m"
+    out.parent.mkdir()
+    killed = 0
+    for _ in range(20):
+        process = start([*words, str(out)])
+        if wait_for(lambda: leftovers(out.parent), process):
+            process.kill()
+        process.communicate(timeout=SECONDS)
+        if leftovers(out.parent):
+            killed += 1
+            assert not out.exists()
+        if killed == 2:
+            break
+    assert killed == 2, "the hidden folder was never seen"
+    assert run([*words, str(out)]) == 0
+    assert [path.name for path in out.parent.iterdir()] == ["m"]
+    assert manifest_digest(out) == manifest_digest(tmp_path / "whole")
+
+
+def small_files(size: int) -> Callable[[], object]:
+    """A disk on which no file grows past a size: the system refuses the write, as a full one does."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize("size", [2_000, 100_000, 3_000_000])
+def test_a_score_that_finds_the_disk_full_goes_on_when_there_is_room(
+    toy_scores: Path, pool_folder: Path, tmp_path: Path, size: int
+) -> None:
+    words = ["score", str(pool_folder), "--out", str(tmp_path / "scores"), *TOY]
+    process = start(words, before=small_files(size))
+    out, err = process.communicate(timeout=SECONDS)
+    assert (process.returncode, out) == (1, "")
+    assert "error: " in err
+    assert "File too large" in err
+    assert "Traceback" not in err
+    assert not leftovers(tmp_path)
+    assert run(words) == 0
+    assert digests(tmp_path / "scores") == digests(toy_scores)
+
+
+def test_a_prune_that_finds_the_disk_full_leaves_nothing(toy_scores: Path, tmp_path: Path) -> None:
+    words = ["prune", "--scores", str(toy_scores), "--keep", "0.5", "--fn", "entropy", "--out", str(tmp_path / "m")]
+    process = start(words, before=small_files(100))
+    out, err = process.communicate(timeout=SECONDS)
+    assert (process.returncode, out) == (1, "")
+    assert "File too large" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pack_that_finds_the_disk_full_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    (tmp_path / "images" / "a" / "x.png").write_bytes(bytes(50_000))
+    process = start(["pack", str(tmp_path / "images"), str(tmp_path / "shards")], before=small_files(20_000))
+    out, err = process.communicate(timeout=SECONDS)
+    assert (process.returncode, out) == (1, "")
+    assert "File too large" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_a_cat_that_cannot_write_fails(toy_manifest: Path) -> None:
+    with Path(os.devnull).with_name("full").open("wb") as full:
+        command = [sys.executable, "-m", "curate", "cat", str(toy_manifest), "toy-0000.tar"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
