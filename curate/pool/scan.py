@@ -86,14 +86,13 @@ def scan_shard(shard: Shard, labels: LabelSource, *, skip_faults: bool = False) 
         ShardError: not a tar, cut short, damaged, empty, duplicate or torn keys.
         UsageError: multi-label data.
     """
-    tally, samples, first = Tally(), list[_Sample](), b""
+    tally, samples = Tally(), list[_Sample]()
     fault = ""
     status = stat(shard)
     try:
         with open_source(shard.path, shard.name) as stream:
             wanted = _wants(labels)
             for entry in entries(stream, shard.name, tally, wanted=wanted):
-                first = first or entry.header[:512]
                 _add(entry, samples, shard, tally, labels)
             _check_keys(samples, shard)
     except ShardError as error:
@@ -116,7 +115,7 @@ def scan_shard(shard: Shard, labels: LabelSource, *, skip_faults: bool = False) 
         ignored=tally.ignored,
         preamble=tally.preamble,
         tar_bytes=tally.end,
-        first_header=hashlib.blake2b(first, digest_size=16).hexdigest(),
+        first_header=hashlib.blake2b(tally.first_block, digest_size=16).hexdigest(),
         digest=digest.hexdigest(),
         fault=fault,
     )

@@ -73,11 +73,13 @@ class Tally:
         ignored: links, devices, folders and pipes, which are never followed.
         preamble: bytes of the global headers before the first entry.
         end: the byte after the last entry.
+        first_block: the archive's first header block, whatever it announces.
     """
 
     ignored: int = 0
     preamble: int = 0
     end: int = 0
+    first_block: bytes = b""
 
 
 def padded(size: int) -> int:
@@ -123,7 +125,7 @@ def entries(
                 hint="The shard was not written or copied completely. Copy or pack it again.",
             )
         headers.at += padded(size)
-        tally.preamble, tally.end = headers.preamble, headers.at
+        tally.preamble, tally.end, tally.first_block = headers.preamble, headers.at, headers.first_block
         if header.is_file:
             yield Entry(name, header.start, header.data, size, header.blocks, content)
         else:
@@ -165,12 +167,14 @@ class HeaderReader:
         self._has_begun = at > 0
         self.at = at
         self.preamble = 0
+        self.first_block = b""
 
     def next(self) -> Header | None:
         """Returns the next header, the stream then standing at its data; None at the end."""
         start, pending, fields = self.at, list[bytes](), dict[str, str]()
         while True:
             block = self._stream.read(BLOCK)
+            self.first_block = self.first_block or block
             if len(block) < BLOCK or block == _ZERO:
                 _check_end(self._stream, block, self._shard, self.at, bool(pending))
                 return None

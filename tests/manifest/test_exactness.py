@@ -1,0 +1,76 @@
+"""Exact: the kept samples, each once, every byte as in the source."""
+
+import io
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import webdataset as wds
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tars import Entries, RandomTar, plain, prune_by, random_tars, samples_of
+
+from curate.cli import run
+from curate.manifest.lines import find_line, read_lines
+from curate.manifest.stream import copy_kept
+from curate.pool.index import load_pool
+
+
+@settings(max_examples=60, deadline=None)
+@given(tar=random_tars(), data=st.data())
+def test_cat_gives_webdataset_the_kept_samples_of_any_tar(tar: RandomTar, data: st.DataObject) -> None:
+    expected = samples_of(plain(tar.data, tar.name))
+    keep = data.draw(st.integers(2, max(2, len(expected))))
+    with tempfile.TemporaryDirectory() as folder:
+        pool, out = Path(folder) / "pool", Path(folder)
+        pool.mkdir()
+        (pool / tar.name).write_bytes(tar.data)
+        if len(expected) < 2:
+            return
+        prune_by(tar.scores, pool, tar.name, keep, out)
+        line = find_line(out / "manifest", tar.name)
+        written = io.BytesIO()
+        copy_kept(line, pool / tar.name, written.write)
+    edges = np.cumsum(line.runs).tolist()
+    kept = [place for first, end in zip(edges[::2], edges[1::2], strict=True) for place in range(first, end)]
+    assert len(kept) == keep
+    assert min(tar.scores[place] for place in kept) >= sorted(tar.scores, reverse=True)[keep - 1]
+    assert samples_of(written.getvalue()) == [expected[place] for place in kept]
+
+
+def piped(manifest: Path, shards: list[str]) -> list[Entries]:
+    """Returns what an unchanged webdataset reads through the pipe."""
+    urls = [f"pipe:{sys.executable} -m curate cat {manifest} {shard}" for shard in shards]
+    return [
+        {(sample["__key__"], name, value) for name, value in sample.items() if not name.startswith("__")}
+        for sample in wds.WebDataset(urls, shardshuffle=False)
+    ]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "pattern"), [("cifar10", "train-*.tar.zst"), ("imagenette", "train-*.tar")])
+def test_every_shard_of_a_real_dataset_is_exact(real_data: Path, tmp_path: Path, name: str, pattern: str) -> None:
+    shards = sorted((real_data / name).glob(pattern))
+    assert run(["index", *map(str, shards), "--out", str(tmp_path / "index")]) == 0
+    pool = load_pool(tmp_path / "index")
+    total = pool.total
+    places = [(scan.name, ordinal) for scan in pool.scans for ordinal in range(scan.samples)]
+    scores = {"shard": [p[0] for p in places], "ordinal": [p[1] for p in places], "score": np.arange(total) % 7}
+    pq.write_table(pa.table(scores), tmp_path / "scores.parquet")
+    words = ["--scores", str(tmp_path / "scores.parquet"), "--index", str(tmp_path / "index"), "--fn", "score"]
+    assert run(["prune", *words, "--keep", "0.5", "--out", str(tmp_path / "m")]) == 0
+    count = 0
+    for line in read_lines(tmp_path / "m"):
+        source = samples_of(plain((real_data / name / line.name).read_bytes(), line.name))
+        edges = np.cumsum(line.runs).tolist()
+        kept = [source[n] for a, b in zip(edges[::2], edges[1::2], strict=True) for n in range(a, b)]
+        command = [sys.executable, "-m", "curate", "cat", str(tmp_path / "m"), line.name]
+        assert samples_of(subprocess.run(command, capture_output=True, check=True).stdout) == kept
+        count += len(kept)
+    assert count == (total + 1) // 2
+    assert len(piped(tmp_path / "m", [scan.name for scan in pool.scans])) == count

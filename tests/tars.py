@@ -1,0 +1,95 @@
+"""Random tars as the world has them, and what webdataset's own reader finds in them."""
+
+import gzip
+import io
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import webdataset as wds
+import zstandard
+from hypothesis import strategies as st
+
+from curate.cli import run
+
+Entries = set[tuple[str, str, bytes]]
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "pax": tarfile.PAX_FORMAT, "gnu": tarfile.GNU_FORMAT}
+JUNK = ["README", ".hidden.png", "__meta__/info.txt", "folder", "link.png", "hard.png", "fifo.png"]
+letters = st.characters(codec="utf-8", exclude_characters="/.\0", exclude_categories=["Cs"])
+names = st.text(letters, min_size=1, max_size=12).filter(lambda name: not name.startswith("__"))
+
+
+@dataclass(frozen=True)
+class RandomTar:
+    """A shard's bytes with the scores of its samples."""
+
+    name: str
+    data: bytes
+    scores: list[float]
+
+
+@st.composite
+def random_tars(draw: st.DrawFn) -> RandomTar:
+    """Samples with an image and other entries, among junk; any format, any codec, keys of any kind."""
+    folder = draw(st.sampled_from(["", "a/", "a/b.c/", "./", "d e/{x}/"]))
+    padding = draw(st.sampled_from([0, 0, 60, 150]))
+    kind = draw(st.sampled_from(sorted(FORMATS)))
+    if kind == "ustar":
+        padding = min(padding, 60)
+    keys = draw(st.lists(names, min_size=1, max_size=6, unique=True))
+    if kind == "ustar":  # 100 bytes of name at most
+        keys = sorted({key.encode()[:20].decode("utf-8", "ignore") or "x" for key in keys})
+    out = io.BytesIO()
+    headers = {"comment": "global"} if kind == "pax" and draw(st.booleans()) else None
+    with tarfile.open(fileobj=out, mode="w", format=FORMATS[kind], pax_headers=headers) as tar:
+        for key in keys:
+            _junk(tar, draw)
+            for extension in ["png", *draw(st.lists(st.sampled_from(["cls", "JSON", "seg.png", "txt"]), unique=True))]:
+                data = draw(st.binary(max_size=1200))
+                entry = tarfile.TarInfo(f"{folder}{key}{'p' * padding}.{extension}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    codec = draw(st.sampled_from(["tar", "tar.gz", "tar.zst"]))
+    encode = {"tar": bytes, "tar.gz": gzip.compress, "tar.zst": zstandard.ZstdCompressor().compress}[codec]
+    scores = draw(st.lists(st.floats(0, 1), min_size=len(keys), max_size=len(keys)))
+    return RandomTar(f"shard-000000.{codec}", encode(out.getvalue()), scores)
+
+
+def _junk(tar: tarfile.TarFile, draw: st.DrawFn) -> None:
+    for name in draw(st.lists(st.sampled_from(JUNK), unique=True, max_size=2)):
+        entry = tarfile.TarInfo(name)
+        kinds = {"folder": tarfile.DIRTYPE, "link.png": tarfile.SYMTYPE, "hard.png": tarfile.LNKTYPE}
+        entry.type = kinds.get(name, tarfile.FIFOTYPE if name == "fifo.png" else tarfile.REGTYPE)
+        entry.linkname = "/etc/passwd" if name in ("link.png", "hard.png") else ""
+        data = b"junk" if entry.type == tarfile.REGTYPE else b""
+        entry.size = len(data)
+        tar.addfile(entry, io.BytesIO(data))
+
+
+def plain(data: bytes, name: str) -> bytes:
+    """Returns a shard's tar bytes."""
+    if name.endswith(".gz"):
+        return gzip.decompress(data)
+    return zstandard.ZstdDecompressor().stream_reader(data).read() if name.endswith(".zst") else data
+
+
+def samples_of(data: bytes) -> list[Entries]:
+    """Returns the samples that webdataset reads from tar bytes, as sets of (key, extension, bytes)."""
+    files = wds.tariterators.tar_file_iterator(io.BytesIO(data))
+    stamped = ({**file, "__url__": "x"} for file in files)
+    grouped = wds.tariterators.group_by_keys(stamped)
+    return [
+        {(sample["__key__"], name, value) for name, value in sample.items() if not name.startswith("__")}
+        for sample in grouped
+    ]
+
+
+def prune_by(scores: list[float], pool: Path, shard: str, keep: int, out: Path) -> None:
+    """Keeps the highest scores of a pool of one shard, through the command line."""
+    columns = {"shard": [shard] * len(scores), "ordinal": list(range(len(scores))), "score": scores}
+    pq.write_table(pa.table(columns), out / "scores.parquet")
+    assert run(["index", str(pool), "--out", str(out / "index"), "--label-from", "none"]) == 0
+    words = ["--scores", str(out / "scores.parquet"), "--index", str(out / "index"), "--fn", "score"]
+    assert run(["prune", *words, "--keep", str(keep), "--out", str(out / "manifest")]) == 0
