@@ -25,6 +25,7 @@ app = typer.Typer(
     name="curate",
     help="Prune a sharded dataset before training on it. Start with: curate demo",
     no_args_is_help=True,
+    rich_markup_mode=None,  # plain help needs no rich, which would double the time until it is there
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

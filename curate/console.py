@@ -1,4 +1,7 @@
-"""What people see: results on stdout, everything else on stderr. The only room that knows rich."""
+"""What people see: results on stdout, everything else on stderr.
+
+The only room that knows rich, and it imports it only to draw: `--help`, `prune` and pipes do without.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,42 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-from rich.table import Table
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from curate.errors import CurateError
 from curate.pool.tar import printable
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
 SCHEMA_VERSION = 1
 PLAIN_SECONDS = 30.0
-
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """Prints a line of the result."""
-    _out.print(text, markup=False)
+    sys.stdout.write(_safe(text) + "\n")
 
 
 def note(text: str) -> None:
     """Prints a line beside the result."""
-    _err.print(text, markup=False, style="dim")
+    _print_beside(text, style="dim")
+
+
+def _print_beside(text: str, *, style: str = "") -> None:
+    if not sys.stderr.isatty():
+        sys.stderr.write(_safe(text) + "\n")
+        return
+    _terminal().print(_safe(text), markup=False, style=style)
+
+
+@cache
+def _terminal() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def show_json(command: str, value: dict[str, Any]) -> None:
@@ -42,19 +56,22 @@ def show_json(command: str, value: dict[str, Any]) -> None:
 
 def show_error(error: CurateError) -> None:
     """Prints what happened and where, then what was expected and what to do."""
-    _err.print(f"error: {_safe(error.message)}", markup=False, style="bold red")
+    _print_beside(f"error: {error.message}", style="bold red")
     if error.hint:
-        _err.print(f"  {_safe(error.hint)}", markup=False)
+        _print_beside(f"  {error.hint}")
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints a table; the first column is text, the others are figures."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     for row in rows:
         table.add_row(*(_safe(cell) for cell in row))
-    _out.print(table)
+    Console(highlight=False, soft_wrap=True).print(table)
 
 
 def _safe(text: str) -> str:
@@ -64,11 +81,14 @@ def _safe(text: str) -> str:
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator[PlainProgress | BarProgress]:
     """Yields a listener: a bar on a terminal, a plain line now and then elsewhere."""
-    if quiet or not _err.is_terminal:
+    if quiet or not sys.stderr.isatty():
         yield PlainProgress(quiet=quiet)
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, TextColumn("{task.fields[detail]}"), console=_err) as bar:
+    with Bar(*columns, TextColumn("{task.fields[detail]}"), console=_terminal()) as bar:
         yield BarProgress(bar)
 
 
