@@ -4,6 +4,8 @@ that knows typer. Bodies are short: they turn flags into a request and a result 
 
 from __future__ import annotations
 
+import errno
+import shlex
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +19,7 @@ from curate.errors import CurateError, UsageError
 from curate.progress import as_stage
 
 INTERRUPTED = 130
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SHARD_OPTIONS = ("--test", "--val")
 # typer carries its own copy of click or uses the installed one, by version; this is the one it raises.
 ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -51,22 +54,26 @@ Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest's
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code. Every error is one readable message."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    is_debugging = "--debug" in words
-    words = list(_spread(word for word in words if word != "--debug"))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    is_debugging = "--debug" in given
+    words = list(_spread(word for word in given if word != "--debug"))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         result = app(words, standalone_mode=False, prog_name="curate")
+        if result == INTERRUPTED:  # what typer makes of an interrupt
+            raise KeyboardInterrupt
     except CurateError as error:
         return _fail(error, is_debugging)
     except ClickException as error:
         error.show()
         return UsageError.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        console.note(f"Interrupted; what is finished is kept. Go on with: curate {' '.join(words)}")
+        console.note(f"Interrupted; what is finished is kept. Go on with: curate {shlex.join(given)}")
         return INTERRUPTED
     except OSError as error:
-        return _fail(CurateError(f"{error.filename or 'system'}: {error.strerror or error}."), is_debugging)
+        hint = "Make room and run the same command again." if error.errno in NO_ROOM else ""
+        failure = CurateError(f"{error.filename or 'The system'}: {error.strerror or error}.", hint=hint)
+        return _fail(failure, is_debugging)
     return result if isinstance(result, int) else 0
 
 

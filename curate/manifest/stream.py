@@ -18,18 +18,19 @@ from typing import BinaryIO
 
 from curate.errors import CurateError, ManifestError, UsageError
 from curate.manifest.lines import Line, find_line, read_head, read_root
-from curate.pool.sources import DecompressedStream, PlainStream, open_source
-from curate.pool.tar import BLOCK, HeaderReader, split_key
+from curate.pool.sources import BUFFER_BYTES, DecompressedStream, PlainStream, open_source
+from curate.pool.tar import BLOCK, Header, HeaderReader, split_key
 
 END = bytes(2 * BLOCK)
 CHUNK_BYTES = 1 << 20
-BUFFER_BYTES = 1 << 20
+OUT_BUFFER_BYTES = 1 << 20
 POISON_NAME = "__curate_error__"
 POISON_BYTES = 1 << 20
 DIGEST_BYTES = 8
 
 Source = PlainStream | DecompressedStream
 Write = Callable[[bytes], object]
+Visit = Callable[[Header, Source], object]
 
 
 def copy_kept(line: Line, path: Path, write: Write | None) -> None:
@@ -39,13 +40,43 @@ def copy_kept(line: Line, path: Path, write: Write | None) -> None:
         ManifestError: the source is not the one that was pruned.
         ShardError: the source cannot be read.
     """
+
+    def copy(header: Header, stream: Source) -> None:
+        if write is None:
+            _skip(line, stream, header.padded)
+        else:
+            write(header.blocks)
+            _copy(line, stream, header.padded, write)
+
+    walk_kept(line, path, copy, preamble=write)
+    if write:
+        write(END)
+
+
+def walk_kept(line: Line, path: Path, visit: Visit, *, preamble: Write | None = None, buffering: int = 0) -> None:
+    """Calls `visit` with the header of every kept entry in order, the stream standing at its data.
+
+    `visit` must take or skip exactly `header.padded` bytes. The source's size and first header are
+    checked before the first call, the kept headers' digest after the last one.
+
+    Args:
+        line: what is kept.
+        path: the source.
+        visit: takes (header, stream).
+        preamble: takes the bytes that go before the first entry.
+        buffering: of a plain source, 0 for what suits reading the data too.
+
+    Raises:
+        ManifestError: the source is not the one that was pruned.
+        ShardError: the source cannot be read.
+    """
     _check_size(line, path)
-    with open_source(path, line.name) as stream:
+    with open_source(path, line.name, buffering=BLOCK) as stream:
         _check_first_header(line, stream)
     digest = hashlib.blake2b(digest_size=16)
-    with open_source(path, line.name) as stream:
-        if write:
-            write(stream.read(line.preamble))
+    with open_source(path, line.name, buffering=buffering or BUFFER_BYTES) as stream:
+        if preamble:
+            preamble(stream.read(line.preamble))
         else:
             stream.skip(line.preamble)
         at, end = line.preamble, 0  # the first gap counts from the archive's first byte
@@ -53,29 +84,29 @@ def copy_kept(line: Line, path: Path, write: Write | None) -> None:
             start = end + gap * BLOCK
             end = start + length * BLOCK
             stream.skip(start - at)
-            _copy_range(line, stream, start, end, digest, write)
+            _walk_range(line, stream, start, end, digest, visit)
             at = end
     if digest.hexdigest() != line.headers:
         raise _changed(line, "its kept entries have other names, sizes or owners")
-    if write:
-        write(END)
 
 
-def _copy_range(line: Line, stream: Source, start: int, end: int, digest: hashlib.blake2b, write: Write | None) -> None:
+def _walk_range(line: Line, stream: Source, start: int, end: int, digest: hashlib.blake2b, visit: Visit) -> None:
     headers = HeaderReader(stream, line.name, at=start)
     while headers.at < end:
         header = headers.next()
         if header is None or headers.at + header.padded > end:
             raise _changed(line, f"the entries between bytes {start:,} and {end:,} do not end there")
-        is_kept = header.is_file and split_key(header.name) is not None
-        if is_kept:
+        if header.is_file and split_key(header.name) is not None:
             digest.update(hashlib.blake2b(header.blocks, digest_size=DIGEST_BYTES).digest())
-        if is_kept and write:
-            write(header.blocks)
-            _copy(line, stream, header.padded, write)
-        elif stream.skip(header.padded) != header.padded:
-            raise _changed(line, "it is cut short")
+            visit(header, stream)
+        else:
+            _skip(line, stream, header.padded)
         headers.at += header.padded
+
+
+def _skip(line: Line, stream: Source, size: int) -> None:
+    if stream.skip(size) != size:
+        raise _changed(line, "it is cut short")
 
 
 def _copy(line: Line, stream: Source, size: int, write: Write) -> None:
@@ -118,7 +149,7 @@ def source_path(folder: Path, line: Line, shard: str, root: Path | None) -> Path
 
 def main(arguments: Sequence[str]) -> int:
     """Runs `curate cat MANIFEST SHARD [--root DIR]`; returns the exit code."""
-    out: BinaryIO = io.BufferedWriter(io.FileIO(sys.stdout.fileno(), "w", closefd=False), BUFFER_BYTES)
+    out: BinaryIO = io.BufferedWriter(io.FileIO(sys.stdout.fileno(), "w", closefd=False), OUT_BUFFER_BYTES)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:

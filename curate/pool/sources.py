@@ -76,8 +76,13 @@ class DecompressedStream:
 
 
 @contextmanager
-def open_source(path: Path, shard: str) -> Iterator[PlainStream | DecompressedStream]:
+def open_source(path: Path, shard: str, *, buffering: int = BUFFER_BYTES) -> Iterator[PlainStream | DecompressedStream]:
     """Opens a shard as a forward stream of tar bytes.
+
+    Args:
+        path: where it lies.
+        shard: its name, for messages.
+        buffering: bytes that the system is asked for at once; few where a plain tar's data is skipped.
 
     Raises:
         ShardError: it cannot be opened, or its compressed stream is damaged or cut short; also when
@@ -85,7 +90,7 @@ def open_source(path: Path, shard: str) -> Iterator[PlainStream | DecompressedSt
     """
     codec = codec_of(path.name) or "tar"
     try:
-        with path.open("rb", buffering=BUFFER_BYTES) as file:
+        with path.open("rb", buffering=buffering) as file:
             if codec == "tar":
                 yield PlainStream(file)
             elif codec == "tar.gz":

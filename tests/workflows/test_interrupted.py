@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -53,13 +54,12 @@ def test_an_interrupted_score_says_how_to_go_on_and_ends_alike(
     process.send_signal(number)
     out, err = process.communicate(timeout=SECONDS)
     assert (process.returncode, out) == (130, "")
-    assert f"Go on with: curate {' '.join(words)}" in err
+    assert f"Go on with: curate {shlex.join(words)}" in err
     assert "Traceback" not in err
     assert not leftovers(tmp_path)
-    done = len(events(tmp_path / "scores", "epoch"))
     assert run(words) == 0
-    assert len(events(tmp_path / "scores", "epoch")) == len(events(toy_scores, "epoch"))
-    assert done >= 1
+    # An epoch is logged before its state is renamed into place: the one that was cut off may run again.
+    assert len(events(tmp_path / "scores", "epoch")) - len(events(toy_scores, "epoch")) in (0, 1)
     assert digests(tmp_path / "scores") == digests(toy_scores)
 
 
@@ -90,7 +90,7 @@ def small_files(size: int) -> Callable[[], object]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-@pytest.mark.parametrize("size", [2_000, 100_000, 3_000_000])
+@pytest.mark.parametrize("size", [2_000, 100_000, 1_500_000])
 def test_a_score_that_finds_the_disk_full_goes_on_when_there_is_room(
     toy_scores: Path, pool_folder: Path, tmp_path: Path, size: int
 ) -> None:
@@ -99,7 +99,9 @@ def test_a_score_that_finds_the_disk_full_goes_on_when_there_is_room(
     out, err = process.communicate(timeout=SECONDS)
     assert (process.returncode, out) == (1, "")
     assert "error: " in err
+    assert f"error: {tmp_path}" in err
     assert "File too large" in err
+    assert "Make room" in err
     assert "Traceback" not in err
     assert not leftovers(tmp_path)
     assert run(words) == 0
