@@ -361,6 +361,37 @@ def cat(
 
 
 @app.command()
+def materialize(
+    manifest: Manifest,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new shards' folder.")],
+    shards: Annotated[
+        int | None, typer.Option("--shards", min=1, help="So many shards of equal counts, for even ranks.")
+    ] = None,
+    samples_per_shard: Annotated[
+        int | None, typer.Option("--samples-per-shard", min=1, help="Or shards of so many samples at most.")
+    ] = None,
+    root: Root = None,
+    no_sync: Annotated[bool, typer.Option("--no-sync", help="Do not wait for the disk.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the kept samples as new shards, with the side files of their readers."""
+    from curate.manifest.materialize import materialize as write
+
+    if shards and samples_per_shard:
+        raise UsageError("--shards and --samples-per-shard say the same thing.", hint="Give one of them.")
+    with console.progress(quiet=as_json) as listener:
+        result = write(
+            manifest, out, root=root, shards=shards, samples_per_shard=samples_per_shard, sync=not no_sync,
+            progress=as_stage(listener, "materialize", "shards"),
+        )  # fmt: skip
+    if as_json:
+        return console.show_json("materialize", {**vars(result), "out": str(result.out)})
+    console.say(f"{result.samples:,} samples in {result.shards:,} shards, {result.bytes:,} bytes ({result.out}).")
+    console.note(f"{result.written:,} shards written now. Next: train on {result.out}/*.tar; see docs/consumers.md")
+    return None
+
+
+@app.command()
 def verify(
     manifest: Manifest,
     root: Root = None,

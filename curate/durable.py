@@ -18,16 +18,21 @@ _LEFTOVER = re.compile(r"^\..+\.(\d+)\.tmp$")
 
 
 @contextmanager
-def replace(path: Path) -> Iterator[IO[bytes]]:
-    """Yields a file that takes the place of `path` once it is complete; on any error nothing changes."""
+def replace(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
+    """Yields a file that takes the place of `path` once it is complete; on any error nothing changes.
+
+    Without `sync` it is whole or not there for every process, but may be neither after a power cut.
+    """
     aside = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         with aside.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         aside.replace(path)
-        sync(path.parent)
+        if sync:
+            sync_path(path.parent)
     except BaseException as error:
         aside.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
@@ -35,9 +40,9 @@ def replace(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Writes a whole file."""
-    with replace(path) as file:
+    with replace(path, sync=sync) as file:
         file.write(data)
 
 
@@ -47,7 +52,7 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, text.encode() + b"\n")
 
 
-def sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
     """Makes a file or a folder's entries outlast a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -62,7 +67,7 @@ def replace_folder(built: Path, out: Path) -> None:
     if out.exists():
         out.rename(old)
     built.rename(out)
-    sync(out.parent)
+    sync_path(out.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

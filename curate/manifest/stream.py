@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from curate.errors import CurateError, ManifestError, UsageError
-from curate.manifest.lines import Line, find_line, read_head, read_root
+from curate.manifest.lines import Line, find_line, read_head, read_lines, read_root
 from curate.pool.sources import BUFFER_BYTES, DecompressedStream, PlainStream, open_source
 from curate.pool.tar import BLOCK, Header, HeaderReader, split_key
 
 END = bytes(2 * BLOCK)
 CHUNK_BYTES = 1 << 20
 OUT_BUFFER_BYTES = 1 << 20
+INFO = "_info.json"
+SPLITS = ("train", "val", "valid", "validation", "test")
 POISON_NAME = "__curate_error__"
 POISON_BYTES = 1 << 20
 DIGEST_BYTES = 8
@@ -166,9 +168,37 @@ def main(arguments: Sequence[str]) -> int:
 
 def _cat(folder: Path, shard: str, root: Path | None, out: BinaryIO) -> None:
     read_head(folder)
+    if shard.rpartition("/")[2] == INFO:
+        out.write(info(folder).encode())
+        out.flush()
+        return
     line = find_line(folder, shard)
     copy_kept(line, source_path(folder, line, shard, root), out.write)
     out.flush()
+
+
+def info(folder: Path) -> str:
+    """Returns timm's `_info.json` for the shards as `cat` streams them; those that keep nothing are left out.
+
+    The split is the part of a file's name before its first `-`, `_` or digit where that is one of
+    `SPLITS`, else `train`.
+    """
+    from curate.manifest.sidecars import ShardCount, timm_info
+
+    splits: dict[str, list[ShardCount]] = {}
+    for line in read_lines(folder):
+        if line.kept:
+            splits.setdefault(split_of(line.name), []).append(ShardCount(line.name, line.kept))
+    if not splits:
+        raise ManifestError(f"{folder} keeps no sample.", hint="A trainer cannot read that.")
+    return timm_info("kept", splits)
+
+
+def split_of(name: str) -> str:
+    """Returns the split that a shard's name says it belongs to."""
+    word = name.rpartition("/")[2].lower()
+    stop = next((at for at, c in enumerate(word) if not c.isalpha()), len(word))
+    return word[:stop] if word[:stop] in SPLITS else "train"
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Path, str, Path | None]:

@@ -112,7 +112,7 @@ def _write_files(build: Path, pool: Pool, choices: Iterable[Choice], *, keep_lis
         if keys:
             keys.close()
     for path in build.iterdir():
-        durable.sync(path)
+        durable.sync_path(path)
 
 
 def _lines(pool: Pool, choices: Iterable[Choice], keys: Any) -> Iterator[Line]:

@@ -49,7 +49,7 @@ def write_shards(
             written = write_tar(stream, islice(iterator, count))
         if written != count:
             raise ValueError(f"{path.name} got {written} of {count} samples")
-        durable.sync(path)
+        durable.sync_path(path)
         paths.append(path)
     if next(iterator, None) is not None:
         raise ValueError(f"more than {total} samples")

@@ -1,0 +1,291 @@
+"""`curate materialize`: the kept samples as new shards, byte for byte, and the side files of every reader.
+
+Plain sources are copied by byte range inside the kernel where the file system can; compressed ones
+are decompressed once for each new shard that they go into. A shard's file appears under its final
+name when it is whole, so a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from curate import durable
+from curate.errors import ManifestError, RunError
+from curate.manifest.layout import NewShard, Piece, one_to_one, repacked
+from curate.manifest.lines import Line, manifest_digest, read_lines, read_root
+from curate.manifest.schema import Head, load_head
+from curate.manifest.sidecars import (
+    IndexEntry,
+    ShardCount,
+    class_map,
+    dali_index,
+    hf_readme,
+    sizes,
+    timm_info,
+    wids_index,
+)
+from curate.manifest.stream import END, INFO, Source, split_of, walk_kept
+from curate.pool.tar import Header, printable, split_key
+
+DONE, BEGUN = "materialized.json", ".materializing.json"
+NO_RANGE_COPY = (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
+CHUNK_BYTES, WALK_BYTES = 1 << 20, 1 << 12
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """One kept sample of a plain source: its key, its entries, and the byte ranges they fill."""
+
+    key: str
+    entries: tuple[Header, ...]
+
+
+@dataclass(frozen=True)
+class Materialized:
+    """What lies at `out`."""
+
+    out: Path
+    shards: int
+    samples: int
+    bytes: int
+    written: int
+
+
+def materialize(
+    folder: Path,
+    out: Path,
+    *,
+    root: Path | None = None,
+    shards: int | None = None,
+    samples_per_shard: int | None = None,
+    sync: bool = True,
+    threads: int = 2,
+    progress: Progress = lambda done, total, name: None,
+) -> Materialized:
+    """Writes the kept samples of a manifest as plain tars, and side files for their readers.
+
+    Without `shards` or `samples_per_shard` every source becomes one shard, to the byte what
+    `curate cat` streams. With one of them all kept samples are dealt to shards of equal counts.
+
+    Args:
+        folder: the manifest.
+        out: where the shards go; an unfinished run of the same there is gone on with.
+        root: where the sources lie, if not where they were pruned.
+        shards: number of new shards.
+        samples_per_shard: or else the samples in each, at most.
+        sync: wait until the shards would outlast a power cut.
+        threads: shards written at once.
+        progress: called with shards done, shards in all and a name.
+
+    Raises:
+        ManifestError: a source is not what was pruned, or nothing is kept.
+        RunError: something else lies at `out`, or two samples of one new shard have the same key.
+    """
+    head, lines, digest = load_head(folder), list(read_lines(folder)), manifest_digest(folder)
+    if not head.totals.kept:
+        raise ManifestError(f"{folder} keeps no sample.", hint="There is nothing to write.")
+    if shards or samples_per_shard:
+        layout = repacked(lines, digest, shards=shards, samples_per_shard=samples_per_shard)
+    else:
+        layout = one_to_one(lines, digest)
+    record = {"manifest": digest, "shards": [shard.name for shard in layout]}
+    with durable.lock(_claimed(out, record)):
+        durable.remove_leftovers(out)
+        missing = [shard for shard in layout if not (out / shard.name).exists()]
+        is_mixed = bool(shards or samples_per_shard)
+        base = root or read_root(folder)
+        write = partial(_write_shard, lines=lines, root=base, out=out, sync=sync, with_preamble=not is_mixed)
+        _in_threads(write, missing, threads, len(layout), progress)
+        counts = [ShardCount(shard.name, shard.samples, (out / shard.name).stat().st_size) for shard in layout]
+        _write_side_files(out, counts, head)
+        durable.write_json(out / DONE, {**record, "samples": [count.samples for count in counts]})
+        (out / BEGUN).unlink(missing_ok=True)
+    return Materialized(out, len(layout), head.totals.kept, sum(c.bytes for c in counts), len(missing))
+
+
+def _claimed(out: Path, record: Mapping[str, object]) -> Path:
+    """Makes sure that `out` is ours: new, empty, or begun by the same command."""
+    known = next((path for path in (out / DONE, out / BEGUN) if path.is_file()), None)
+    if known:
+        found = json.loads(known.read_bytes())
+        if {name: found.get(name) for name in record} != dict(record):
+            raise RunError(f"{out} holds other shards.", hint="Choose another folder, or delete that one.")
+    elif out.exists() and (not out.is_dir() or any(path.name != ".lock" for path in out.iterdir())):
+        raise RunError(f"{out} exists and is not empty.", hint="Choose another folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    if not known:
+        durable.write_json(out / BEGUN, record)
+    return out
+
+
+def _in_threads(
+    write: Callable[[NewShard], None], shards: Sequence[NewShard], threads: int, total: int, progress: Progress
+) -> None:
+    done = total - len(shards)
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        futures = [pool.submit(write, shard) for shard in shards]
+        try:
+            for future, shard in zip(futures, shards, strict=True):
+                progress(done, total, shard.name)
+                future.result()
+                done += 1
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    progress(total, total, "")
+
+
+def _write_shard(
+    shard: NewShard, *, lines: Sequence[Line], root: Path, out: Path, sync: bool, with_preamble: bool
+) -> None:
+    path = out / shard.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples: list[list[IndexEntry]] = []
+    seen: set[str] = set()
+    with durable.replace(path, sync=sync) as file:
+        for piece in shard.pieces:
+            line = lines[piece.line]
+            if not with_preamble:
+                _refuse_preamble(line)
+            write = _copy_plain if line.codec == "tar" else _copy_decompressed
+            for key, entries in write(line, root / line.name, piece, file, with_preamble=with_preamble):
+                if key in seen:
+                    raise RunError(
+                        f"The key '{printable(key)}' comes from two sources into {shard.name}.",
+                        hint="Readers would join the two samples. Without --shards each source keeps its own shard.",
+                    )
+                seen.add(key)
+                samples.append(entries)
+        file.write(END)
+        # Beside the shard and before it: where the shard is, its index is too.
+        durable.write_bytes(path.with_suffix(".idx"), dali_index(samples).encode(), sync=sync)
+    if len(samples) != shard.samples:
+        raise ManifestError(f"{shard.name} got {len(samples)} of {shard.samples} samples.", hint="Run verify.")
+
+
+Copied = Iterator[tuple[str, list[IndexEntry]]]
+
+
+def _copy_plain(line: Line, path: Path, piece: Piece, file: IO[bytes], *, with_preamble: bool) -> Copied:
+    extents = kept_extents(line, path)[piece.first : piece.end]
+    with path.open("rb", buffering=0) as source:
+        at = line.preamble if with_preamble else 0
+        runs: list[list[int]] = [[0, at]] if at else []
+        base = file.tell()
+        for extent in extents:
+            entries = []
+            for header in extent.entries:
+                start = header.data - len(header.blocks)
+                end = header.data + header.padded
+                entries.append(_entry(header, base + at + len(header.blocks)))
+                at += end - start
+                if runs and runs[-1][1] == start:
+                    runs[-1][1] = end
+                else:
+                    runs.append([start, end])
+            yield extent.key, entries
+        file.flush()
+        for start, end in runs:
+            _copy_range(source.fileno(), file.fileno(), start, end - start)
+        file.seek(0, os.SEEK_END)
+        if file.tell() != base + at:
+            raise ManifestError(f"{line.name} was cut short while it was copied.", hint="Run the same command again.")
+
+
+def kept_extents(line: Line, path: Path) -> list[Extent]:
+    """Returns the kept samples of a source, their headers checked against the manifest.
+
+    Cost: of a plain source only headers are read.
+    """
+    extents: list[tuple[str, list[Header]]] = []
+
+    def visit(header: Header, stream: Source) -> None:
+        key, _ = split_key(header.name) or ("", "")
+        if not extents or extents[-1][0] != key:
+            extents.append((key, []))
+        extents[-1][1].append(header)
+        if stream.skip(header.padded) != header.padded:
+            raise ManifestError(f"{line.name} is cut short.", hint="Score and prune the new shards.")
+
+    walk_kept(line, path, visit, buffering=WALK_BYTES)
+    return [Extent(key, tuple(headers)) for key, headers in extents]
+
+
+def _copy_decompressed(line: Line, path: Path, piece: Piece, file: IO[bytes], *, with_preamble: bool) -> Copied:
+    samples: list[tuple[str, list[IndexEntry]]] = []
+    keys: list[str] = []
+
+    def visit(header: Header, stream: Source) -> None:
+        key, _ = split_key(header.name) or ("", "")
+        if not keys or keys[-1] != key:
+            keys.append(key)
+        is_wanted = piece.first < len(keys) <= piece.end
+        if is_wanted:
+            if not samples or samples[-1][0] != key:
+                samples.append((key, []))
+            file.write(header.blocks)
+            samples[-1][1].append(_entry(header, file.tell()))
+        left = header.padded
+        while left:
+            chunk = stream.read(min(left, CHUNK_BYTES))
+            if not chunk:
+                raise ManifestError(f"{line.name} is cut short.", hint="Score and prune the new shards.")
+            left -= len(chunk)
+            if is_wanted:
+                file.write(chunk)
+
+    walk_kept(line, path, visit, preamble=file.write if with_preamble else None)
+    yield from samples
+
+
+def _entry(header: Header, start: int) -> IndexEntry:
+    extension = (split_key(header.name) or ("", ""))[1]
+    return IndexEntry(extension, start, header.size, header.name)
+
+
+def _copy_range(source: int, target: int, start: int, size: int) -> None:
+    """Copies bytes to the end of what was written; in the kernel where the file systems can."""
+    while size:
+        try:
+            count = os.copy_file_range(source, target, size, offset_src=start)
+        except OSError as error:
+            if error.errno not in NO_RANGE_COPY:
+                raise
+            count = os.write(target, os.pread(source, min(size, CHUNK_BYTES), start))
+        if not count:
+            return  # the caller compares sizes
+        start, size = start + count, size - count
+
+
+def _refuse_preamble(line: Line) -> None:
+    if line.preamble:
+        raise RunError(
+            f"{line.name} begins with PAX global headers, which say something of all its entries.",
+            hint="Such shards cannot be mixed. Without --shards each source keeps its own shard.",
+        )
+
+
+def _write_side_files(out: Path, counts: Sequence[ShardCount], head: Head) -> None:
+    splits: dict[str, list[ShardCount]] = {}
+    for count in counts:
+        splits.setdefault(split_of(count.name), []).append(count)
+    classes = head.classes
+    texts = {
+        INFO: timm_info("kept", splits),
+        "sizes.json": sizes(counts),
+        "wids.json": wids_index("kept", counts),
+        "class_map.json": class_map(classes.kind, classes.names, classes.before, classes.after),
+        "urls.txt": "".join(f"{count.name}\n" for count in counts),
+        "README.md": hf_readme("kept", splits),
+    }
+    for name, text in texts.items():
+        durable.write_bytes(out / name, text.encode("utf-8", "surrogateescape"))
