@@ -215,9 +215,9 @@ def test_more_shards_than_samples_are_refused(toy_manifest: Path, tmp_path: Path
         dali_index([])
 
 
-@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="needs a second file system")
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="needs a second file system")  # noqa: S108
 def test_another_file_system_is_copied_to_as_well(toy_manifest: Path, tmp_path: Path) -> None:
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:  # noqa: S108  (the second file system itself)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
         materialize(toy_manifest, Path(other) / "out")
         materialize(toy_manifest, tmp_path / "out")
         assert written(Path(other) / "out") == written(tmp_path / "out")
