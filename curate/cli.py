@@ -392,6 +392,27 @@ def materialize(
 
 
 @app.command()
+def export(
+    manifest: Manifest,
+    to: Annotated[str, typer.Option("--to", help="urls, timm, dali, wids, indices, keys, parquet or datacomp.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder to write [exports/NAME-DIGEST].", metavar="DIR")
+    ] = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Write the side files through which a trainer reads unchanged shards."""
+    from curate.manifest.exports import export as write
+
+    result = write(manifest, to, out, root=root)
+    if as_json:
+        return console.show_json("export", {**vars(result), "out": str(result.out)})
+    console.say(f"{result.samples:,} samples of {result.shards:,} shards: {result.out}")
+    console.say("\n".join(result.lines))
+    return None
+
+
+@app.command()
 def verify(
     manifest: Manifest,
     root: Root = None,
