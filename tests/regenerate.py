@@ -1,12 +1,14 @@
-"""Writes docs/cli.md and docs/manifest.schema.json anew: python -m tests.regenerate"""
+"""Writes docs/cli.md, docs/consumers.md and docs/manifest.schema.json anew: python -m tests.regenerate"""
 
 from pathlib import Path
 
 from curate.cli import reference
+from curate.manifest.exports import guide
 from curate.manifest.schema import json_schema
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 if __name__ == "__main__":
     (DOCS / "cli.md").write_text(reference())
+    (DOCS / "consumers.md").write_text(guide())
     (DOCS / "manifest.schema.json").write_text(json_schema())

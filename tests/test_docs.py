@@ -13,6 +13,7 @@ from conftest import TOY
 
 from curate.acquisition import ACQUISITIONS
 from curate.cli import reference, run
+from curate.manifest.exports import guide
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -25,6 +26,10 @@ def commands() -> list[str]:
 
 def test_the_command_reference_is_the_programs() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == reference()
+
+
+def test_the_guide_of_consumers_is_the_tables() -> None:
+    assert (ROOT / "docs" / "consumers.md").read_text() == guide()
 
 
 def test_the_readme_has_two_commands_for_the_set_up() -> None:

@@ -29,6 +29,35 @@ from curate.manifest.stream import INFO, info
 from curate.pool.tar import printable, split_key
 
 CLASS_MAP = "class_map.json"
+GUIDE = """# How trainers read the kept samples
+
+The table is generated from the program; do not edit.
+
+Three ways, by what a trainer accepts:
+
+1. A command in place of a file: `pipe:curate cat MANIFEST SHARD`. Nothing is copied, and a source that
+   changed ends the reading with an error instead of a short shard.
+2. A small side file beside the unchanged shards: `curate export MANIFEST --to NAME`, below.
+3. New shards: `curate materialize MANIFEST OUT`, one to one or of equal counts (`--shards K`), with
+   `_info.json` (timm), `sizes.json` (open_clip), `wids.json`, an `.idx` for DALI beside each shard,
+   a README for Hugging Face datasets, `urls.txt` and `class_map.json`.
+
+| `--to` | for | writes | know before | proof |
+|---|---|---|---|---|
+{rows}
+
+What to know of any of them:
+
+- **Epoch length.** A trainer that was told the number of samples needs the new one: `curate verify`
+  prints it, and `_info.json` and `sizes.json` hold it.
+- **More workers than shards.** webdataset raises; timm's starved workers yield nothing and say nothing.
+- **Uneven ranks.** Pruning makes shards uneven. `curate materialize --shards K` makes them equal again
+  (counts differ by one at most); choose a K that the number of ranks times workers divides.
+- **Classes.** Ids are never renumbered, also where a class is pruned away; `class_map.json` says so.
+- **Caches by file name.** New shards carry a digest of the manifest in their names, so that a cache never
+  hands out the source for them.
+- `WDS_SECURE=1` forbids `pipe:` in webdataset; then materialize.
+"""
 # What webdataset expands or cuts in a URL that is text: braces, `::`, and `#` or `?` of a path.
 SPECIAL = re.compile(r"[{}#?\\]|::")
 
@@ -58,12 +87,14 @@ class Export:
         reader: whom it is for.
         line: what it writes.
         caveats: what to know before.
+        proof: the test that reads it with the real reader and finds exactly the kept samples, or what is missing.
     """
 
     write: Callable[[Kept, Path, Path], list[str]]
     reader: str
     line: str
     caveats: str
+    proof: str
 
 
 def _urls(kept: Kept, build: Path, _out: Path) -> list[str]:
@@ -168,28 +199,39 @@ EXPORTS: dict[str, Export] = {
     "urls": Export(
         _urls, "webdataset, timm, open_clip", "pipe URLs, one a shard; the environment line that rewrites paths",
         "`curate` must be on the PATH of every worker; at most as many workers as shards",
+        "exact: webdataset 1.0 in a list, as one text, through GOPEN_REWRITE; open_clip itself: not run",
     ),
     "timm": Export(
         _timm, "timm", "`_info.json` as `curate cat` answers it",
         "at most as many workers as shards: timm's starved workers yield nothing and say nothing",
+        "exact: timm 1.0 `create_dataset`; its train.py: not run",
     ),
     "dali": Export(
         _dali, "NVIDIA DALI", "links to the plain tars, and beside each an index of the kept samples alone",
         "plain tars only; a name in the index is percent-encoded",
+        "every range holds its entry; DALI itself: not run",
     ),
     "wids": Export(
         _wids, "wids", "an index whose shards are fetched through `curate cat`",
         "the cache holds a copy of the kept samples; its tar reader ignores names over 100 bytes",
+        "the commands fill the cache exactly; wids itself: not run",
     ),
     "indices": Export(
         _indices, "any map-style dataset", "indices.npy: places in the pool, shards in order of their names",
         "only where the dataset has the same samples in the same order",
+        "the same samples as `keys`",
     ),
-    "keys": Export(_keys, "scripts", "keys.txt: shard TAB key", "reads the headers of every source"),
+    "keys": Export(
+        _keys, "scripts", "keys.txt: shard TAB key", "reads the headers of every source", "exact against the tars",
+    ),
     "parquet": Export(
-        _parquet, "data frames", "kept.parquet: shard, ordinal, key", "reads the headers of every source"
+        _parquet, "data frames", "kept.parquet: shard, ordinal, key", "reads the headers of every source",
+        "the same samples as `keys`",
     ),
-    "datacomp": Export(_datacomp, "DataComp's resharder", "uids.npy, sorted", "keys must be 32 hexadecimal digits"),
+    "datacomp": Export(
+        _datacomp, "DataComp's resharder", "uids.npy, sorted", "keys must be 32 hexadecimal digits",
+        "the uids of the kept keys, sorted; the resharder itself: not run",
+    ),
 }  # fmt: skip
 
 
@@ -201,6 +243,14 @@ class Exported:
     shards: int
     samples: int
     lines: tuple[str, ...]
+
+
+def guide() -> str:
+    """Returns docs/consumers.md, made from the table."""
+    rows = "\n".join(
+        f"| `{name}` | {row.reader} | {row.line} | {row.caveats} | {row.proof} |" for name, row in EXPORTS.items()
+    )
+    return GUIDE.format(rows=rows)
 
 
 def export(folder: Path, name: str, out: Path | None, *, root: Path | None = None) -> Exported:
