@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,21 +45,23 @@ def label_ids(texts: pa.ChunkedArray, classes: Classes) -> NDArray[np.int32]:
     return id_N
 
 
-def join_classes(labels: Iterable[pa.ChunkedArray], names: tuple[str, ...]) -> Classes:
-    """Returns what the labels mean, from the good labels of all shards; the first one decides between ids and names."""
+def count_labels(labels: Iterable[pa.ChunkedArray]) -> dict[str, int]:
+    """Returns the number of samples of each label text."""
     counts: dict[str, int] = {}
-    kind = ""
-    for good in labels:
-        if not kind and len(good):
-            kind = "id" if is_class_id(good[0].as_py()) else "name"
-        for row in good.value_counts().to_pylist():
+    for texts in labels:
+        for row in texts.value_counts().to_pylist():
             counts[row["values"]] = counts.get(row["values"], 0) + row["counts"]
+    return counts
+
+
+def join_classes(counts: Mapping[str, int], names: tuple[str, ...]) -> Classes:
+    """Returns what the labels of a pool mean: ids where most samples have one, else names in sorted order."""
     if not counts:
         return Classes("none", (), ())
-    if kind == "name":
+    ids = {int(word): count for word, count in counts.items() if is_class_id(word)}
+    if 2 * sum(ids.values()) < sum(counts.values()):
         words = sorted(counts)
         return Classes("name", tuple(words), tuple(counts[word] for word in words))
-    ids = {int(word): count for word, count in counts.items() if is_class_id(word)}
     size = max(max(ids) + 1, len(names))
     return Classes("id", names, tuple(ids.get(i, 0) for i in range(size)))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from curate import durable
 from curate.errors import RunError
-from curate.pool.classes import Classes, class_names, join_classes, label_ids
-from curate.pool.labels import LabelSource
-from curate.pool.scan import Scan, scan_shard, stat
+from curate.pool.classes import Classes, class_names, count_labels, join_classes, label_ids
+from curate.pool.labels import LabelSource, is_class_id
+from curate.pool.scan import SCHEMA, Scan, scan_shard, stat
 from curate.pool.shards import Shard, Sources, find_shards
+from curate.pool.tar import printable
 from curate.tables import read_metadata, read_table, write_table
 
 FORMAT = 1
@@ -105,7 +106,11 @@ def build_index(
         progress(done, len(found.shards), shard.name)
         scans.append(_known_scan(folder, shard) or _scan_into(folder, shard, labels, skip_faults=skip_faults))
     progress(len(found.shards), len(found.shards), "")
-    pool = Pool(folder, found.root, tuple(scans), join_classes(_good_labels(folder, scans), class_names(found.root)))
+    counts = count_labels(_good_labels(folder, scans))
+    classes = join_classes(counts, class_names(found.root))
+    if classes.kind == "id" and not all(map(is_class_id, counts)):
+        scans = [_without_names(folder, scan) for scan in scans]
+    pool = Pool(folder, found.root, tuple(scans), classes)
     write_pool(pool, labels)
     return pool
 
@@ -160,6 +165,25 @@ def _scan_into(folder: Path, shard: Shard, labels: LabelSource, *, skip_faults: 
     scan, table = scan_shard(shard, labels, skip_faults=skip_faults)
     write_table(folder / f"{shard.name}.parquet", table, vars(scan))
     return scan
+
+
+def _without_names(folder: Path, scan: Scan) -> Scan:
+    """Marks the samples bad whose label is a name, in a pool of class ids; only the whole pool can tell."""
+    path = folder / f"{scan.name}.parquet"
+    table = read_table(path, SCHEMA.names)
+    rows = zip(table["label"].to_pylist(), table["reason"].to_pylist(), strict=True)
+    reasons = [reason or _no_id(label) for label, reason in rows]
+    bad = sum(reason is not None for reason in reasons)
+    if bad == scan.bad:
+        return scan
+    marked = replace(scan, bad=bad)
+    column = pa.array(reasons, SCHEMA.field("reason").type)
+    write_table(path, table.set_column(SCHEMA.get_field_index("reason"), "reason", column), vars(marked))
+    return marked
+
+
+def _no_id(label: str | None) -> str | None:
+    return None if label is None or is_class_id(label) else f"the label '{printable(label)[:40]}' is no class id"
 
 
 def _good_labels(folder: Path, scans: Sequence[Scan]) -> Iterator[pa.ChunkedArray]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import UsageError
+from curate.pool.classes import Classes
 from curate.pool.index import build_index
 from curate.pool.shards import find_shards
+from curate.pool.tar import printable
 from curate.proxy.pixels import Pixels, Rows
 from curate.samples import shuffled, uniform
 from curate.scores import INDEX
@@ -111,10 +113,22 @@ def other_shards(run: Run, name: str) -> HeldOut:
         )
     folder = request.out / name
     pool = build_index(sources, folder / INDEX, request.labels, skip_faults=request.skip_faults)
-    if pool.classes.num_classes > run.plan.spec.num_classes:
-        raise UsageError(
-            f"The --{name} shards have {pool.classes.num_classes} classes and the pool {run.plan.spec.num_classes}.",
-            hint="Name shards of the same task.",
-        )
+    _check_classes(pool.classes, run.pool.classes, name)
+    pool = replace(pool, classes=run.pool.classes)  # a name means the same class on both sides
     pixels = open_pixels(pool, run.setting, request.recipe, folder / "pixels", run.progress)
     return HeldOut(pixels, _labelled(pixels.rows))
+
+
+def _check_classes(found: Classes, known: Classes, name: str) -> None:
+    if found.kind == known.kind == "name":
+        unknown = sorted(set(found.names) - set(known.names))
+        what = f"the class '{printable(unknown[0])}'" if unknown else ""
+    elif found.kind != known.kind:
+        what = f"labels of the kind '{found.kind}'"
+    else:
+        what = f"{found.num_classes} classes" if found.num_classes > known.num_classes else ""
+    if what:
+        raise UsageError(
+            f"The --{name} shards have {what}, which the pool ({known.num_classes} classes by {known.kind}) has not.",
+            hint="Name labelled shards of the same task.",
+        )
