@@ -413,6 +413,25 @@ def export(
 
 
 @app.command()
+def serve(
+    manifest: Manifest,
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for a free one.")] = 0,
+    root: Root = None,
+) -> None:
+    """Serve the kept samples of every shard as tars over HTTP, until interrupted."""
+    from curate.manifest.serve import serve as run_server
+
+    def ready(urls: list[str]) -> None:
+        for url in urls:
+            console.say(url)
+        sys.stdout.flush()
+        console.note("Serving; end it with Ctrl-C.")
+
+    run_server(manifest, host=host, port=port, root=root, ready=ready)
+
+
+@app.command()
 def verify(
     manifest: Manifest,
     root: Root = None,

@@ -15,7 +15,6 @@ A message says what happened and where; the hint says what was expected and what
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -71,6 +70,8 @@ class SampleError(Exception):
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Returns a sentence that names the closest known word, or all of them."""
+    import difflib  # only for who mistypes
+
     known = sorted(words)
     close = difflib.get_close_matches(word.lower(), known, n=1)
     if close:

@@ -61,7 +61,7 @@ def manifests() -> dict[str, str]:
             assert run(["prune", *given, *words, "--out", str(folder / case)]) == 0
             head = json.loads((folder / case / HEAD).read_bytes())
             assert set(head.pop("files")) == {LINES, INDEX}
-            lines = [{field: getattr(line, field) for field in line.__slots__} for line in read_lines(folder / case)]
+            lines = [line._asdict() for line in read_lines(folder / case)]
             texts[case] = json.dumps({"head": head, "lines": lines}, indent=1, sort_keys=True) + "\n"
     return texts
 

@@ -33,12 +33,13 @@ GUIDE = """# How trainers read the kept samples
 
 The table is generated from the program; do not edit.
 
-Three ways, by what a trainer accepts:
+Four ways, by what a trainer accepts:
 
 1. A command in place of a file: `pipe:curate cat MANIFEST SHARD`. Nothing is copied, and a source that
    changed ends the reading with an error instead of a short shard.
-2. A small side file beside the unchanged shards: `curate export MANIFEST --to NAME`, below.
-3. New shards: `curate materialize MANIFEST OUT`, one to one or of equal counts (`--shards K`), with
+2. A URL in place of a file: `curate serve MANIFEST` prints one for each shard (loopback, ranges, ETags).
+3. A small side file beside the unchanged shards: `curate export MANIFEST --to NAME`, below.
+4. New shards: `curate materialize MANIFEST OUT`, one to one or of equal counts (`--shards K`), with
    `_info.json` (timm), `sizes.json` (open_clip), `wids.json`, an `.idx` for DALI beside each shard,
    a README for Hugging Face datasets, `urls.txt` and `class_map.json`.
 

@@ -11,9 +11,8 @@ import hashlib
 import json
 import mmap
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import zstandard
 
@@ -25,8 +24,7 @@ HEAD, LINES, INDEX, SOURCE = "manifest.json", "shards.jsonl.zst", "shards.idx", 
 MAX_LINE_BYTES = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """What is kept of one shard.
 
     Attributes:
@@ -62,10 +60,7 @@ def write_lines(folder: Path, lines: Iterable[Line]) -> None:
     rows, at = [], 0
     with (folder / LINES).open("wb") as file:
         for line in lines:
-            frame = compressor.compress(
-                json.dumps({name: getattr(line, name) for name in Line.__slots__}, separators=(",", ":")).encode()
-                + b"\n"
-            )
+            frame = compressor.compress(json.dumps(line._asdict(), separators=(",", ":")).encode() + b"\n")
             file.write(frame)
             rows.append(f"{_reversed(line.name)}\t{at}\t{len(frame)}\n".encode())
             at += len(frame)

@@ -177,28 +177,34 @@ Copied = Iterator[tuple[str, list[IndexEntry]]]
 
 def _copy_plain(line: Line, path: Path, piece: Piece, file: IO[bytes], *, with_preamble: bool) -> Copied:
     extents = kept_extents(line, path)[piece.first : piece.end]
+    preamble = line.preamble if with_preamble else 0
+    at = file.tell() + preamble
     with path.open("rb", buffering=0) as source:
-        at = line.preamble if with_preamble else 0
-        runs: list[list[int]] = [[0, at]] if at else []
-        base = file.tell()
         for extent in extents:
             entries = []
             for header in extent.entries:
-                start = header.data - len(header.blocks)
-                end = header.data + header.padded
-                entries.append(_entry(header, base + at + len(header.blocks)))
-                at += end - start
-                if runs and runs[-1][1] == start:
-                    runs[-1][1] = end
-                else:
-                    runs.append([start, end])
+                entries.append(_entry(header, at + len(header.blocks)))
+                at += len(header.blocks) + header.padded
             yield extent.key, entries
         file.flush()
-        for start, end in runs:
+        for start, end in byte_runs(extents, preamble):
             _copy_range(source.fileno(), file.fileno(), start, end - start)
         file.seek(0, os.SEEK_END)
-        if file.tell() != base + at:
+        if file.tell() != at:
             raise ManifestError(f"{line.name} was cut short while it was copied.", hint="Run the same command again.")
+
+
+def byte_runs(extents: Sequence[Extent], preamble: int) -> list[tuple[int, int]]:
+    """Returns (start, end) of the bytes of a plain source that make up the kept entries, touching ones joined."""
+    runs = [[0, preamble]] if preamble else []
+    for extent in extents:
+        for header in extent.entries:
+            start, end = header.data - len(header.blocks), header.data + header.padded
+            if runs and runs[-1][1] == start:
+                runs[-1][1] = end
+            else:
+                runs.append([start, end])
+    return [(start, end) for start, end in runs]
 
 
 def kept_extents(line: Line, path: Path) -> list[Extent]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from curate.errors import ShardError
 
@@ -39,8 +38,7 @@ class Stream(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One regular file of an archive.
 
     Attributes:
@@ -65,7 +63,6 @@ class Entry:
         return self.data + padded(self.size)
 
 
-@dataclass(slots=True)
 class Tally:
     """What an archive holds besides regular files.
 
@@ -76,10 +73,9 @@ class Tally:
         first_block: the archive's first header block, whatever it announces.
     """
 
-    ignored: int = 0
-    preamble: int = 0
-    end: int = 0
-    first_block: bytes = b""
+    def __init__(self) -> None:
+        self.ignored = self.preamble = self.end = 0
+        self.first_block = b""
 
 
 def padded(size: int) -> int:
@@ -137,8 +133,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """A header with the extended ones before it; `blocks` holds them all, `size` is that of its data."""
 
     name: str

@@ -93,11 +93,9 @@ def test_the_moved_pool_is_found_through_root(toy_manifest: Path, pool_folder: P
 
 
 def test_the_longest_unique_suffix_names_a_shard(toy_manifest: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     line = find_line(toy_manifest, "toy-0000.tar")
     names = [f"{a}/{b}/{c:05d}.tar" for a in ("x", "y") for b in ("u", "v%", "w\t") for c in range(40)]
-    write_lines(tmp_path, [replace(line, name=name) for name in names])
+    write_lines(tmp_path, [line._replace(name=name) for name in names])
     for name in names:
         assert [row[0] for row in find_rows(tmp_path, name)] == [name]
         assert find_line(tmp_path, f"/mnt/data/{name}").name == name
