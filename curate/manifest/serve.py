@@ -31,6 +31,7 @@ from curate.pool.tar import printable
 URLS = "urls.txt"
 CHUNK_BYTES = 1 << 20
 CACHED_SHARDS = 64
+POLL_SECONDS = 0.05  # how soon it hears that it shall end
 RANGE = re.compile(r"bytes=(\d*)-(\d*)$", re.ASCII)
 
 
@@ -157,7 +158,7 @@ def serve(
     server = make_server(Served(folder, root), host, port)
     try:
         ready(urls_of(server))
-        server.serve_forever()
+        server.serve_forever(POLL_SECONDS)
     except KeyboardInterrupt:
         pass
     finally:
@@ -281,6 +282,6 @@ def _range(header: str, total: int) -> tuple[int, int] | None:
 
 def in_background(server: _Server) -> threading.Thread:
     """Starts to answer in a thread of its own; `server.shutdown()` ends it."""
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True)
     thread.start()
     return thread

@@ -43,7 +43,7 @@ def leftovers(folder: Path) -> list[Path]:
     return [path for path in folder.rglob(".*") if path.name.endswith(".tmp")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_score_says_how_to_go_on(pool_folder: Path, tmp_path: Path, number: signal.Signals) -> None:
     words = ["score", str(pool_folder), "--out", str(tmp_path / "scores"), *TOY, "--seeds", "1", "--epochs", "60"]
     process = start(words)
@@ -89,7 +89,9 @@ def small_files(size: int) -> Callable[[], object]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-@pytest.mark.parametrize("size", [2_000, 100_000, 1_500_000])
+@pytest.mark.parametrize(
+    "size", [pytest.param(2_000, marks=pytest.mark.slow), pytest.param(100_000, marks=pytest.mark.slow), 1_500_000]
+)
 def test_a_score_that_finds_the_disk_full_goes_on_when_there_is_room(
     toy_scores: Path, pool_folder: Path, tmp_path: Path, size: int
 ) -> None:

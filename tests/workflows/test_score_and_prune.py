@@ -60,7 +60,14 @@ def test_a_second_run_trains_and_scores_nothing(toy_scores: Path, pool_folder: P
     assert (digests(toy_scores), len(events(toy_scores, "epoch"))) == (before, epochs)
 
 
-@pytest.mark.parametrize("marker", ['"event": "epoch", "seed": 0', '"event": "epoch", "seed": 1', '"event": "shard"'])
+@pytest.mark.parametrize(
+    "marker",
+    [
+        '"event": "epoch", "seed": 0',
+        pytest.param('"event": "epoch", "seed": 1', marks=pytest.mark.slow),
+        '"event": "shard"',
+    ],
+)
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
     toy_scores: Path, pool_folder: Path, tmp_path: Path, marker: str
 ) -> None:
