@@ -69,27 +69,32 @@ def list_table(table: Path, classes: Sequence[str], *, root: Path | None) -> Lis
     """Lists the files of a CSV with the columns `path`, `label` and, if wanted, `key`.
 
     Labels that are all whole numbers are class ids; others are names, with ids in sorted order. An
-    empty label is none. Paths are relative to `root`, or else to the CSV's folder.
+    empty label is none. Paths are relative to `root`, or else to the CSV's folder. Files that are no
+    images are left out and counted.
 
     Raises:
         UsageError: not a CSV, a column or a file is missing, a key twice, a label of no class.
     """
-    rows = list(_rows(table))
+    listed = list(_rows(table))
     folder = root or table.parent
-    paths = [PurePosixPath(row["path"]) for row in rows]
-    for number, path in enumerate(paths):
+    for number, path in enumerate(PurePosixPath(row["path"]) for row in listed):
         if not (folder / path).is_file():
             raise UsageError(
                 f"{table}, row {number + 1}: no file '{printable(str(path))}'.",
                 hint=f"Looked in {folder}. Paths are relative to --root, or else to the CSV.",
             )
+    rows = [row for row in listed if _is_image(PurePosixPath(row["path"]))]
+    skipped = {"not an image": len(listed) - len(rows)} if len(rows) < len(listed) else {}
+    if not rows:
+        raise UsageError(f"{table}: no images.", hint=f"Looked for {', '.join(sorted(IMAGE_EXTENSIONS))}.")
+    paths = [PurePosixPath(row["path"]) for row in rows]
     texts = [row.get("label", "").strip() for row in rows]
     present = sorted({text for text in texts if text})
     is_ids = not classes and all(is_class_id(text) for text in present)
     names = () if is_ids else tuple(classes or present)
     labels = [int(text) if text else None for text in texts] if is_ids else _ids(texts, names, str(table))
     keys = [row.get("key", "") for row in rows]
-    return _files(folder, paths, labels, names, {}, keys=keys if any(keys) else None)
+    return _files(folder, paths, labels, names, skipped, keys=keys if any(keys) else None)
 
 
 def read_classes(path: Path | None) -> tuple[str, ...]:
@@ -107,22 +112,36 @@ def read_classes(path: Path | None) -> tuple[str, ...]:
 
 def _images(folder: Path) -> tuple[list[PurePosixPath], Counter[str]]:
     """Returns the images below a folder in sorted order, links followed, and what else is there."""
-    paths, skipped, seen = list[PurePosixPath](), Counter[str](), set[tuple[int, int]]()
+    paths, skipped = list[PurePosixPath](), Counter[str]()
     for place, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
-        status = Path(place).stat()
-        if (status.st_dev, status.st_ino) in seen:  # a link that leads back up
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        loops = {name for name in folders if _leads_back(Path(place, name))}
+        skipped.update({"link that leads back": len(loops)} if loops else {})
+        folders[:] = [name for name in folders if name not in loops]
         below = PurePosixPath(Path(place).relative_to(folder).as_posix())
         for name in files:
-            is_image = name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and "." in name[1:]
-            if name.startswith(".") or not is_image:
-                skipped["hidden" if name.startswith(".") else "not an image"] += 1
+            reason = _why_not(below / name, Path(place, name))
+            if reason:
+                skipped[reason] += 1
             else:
                 paths.append(below / name)
     return sorted(paths), skipped
+
+
+def _leads_back(folder: Path) -> bool:
+    return folder.is_symlink() and folder.resolve() in {above.resolve() for above in folder.absolute().parents}
+
+
+def _why_not(below: PurePosixPath, path: Path) -> str:
+    """Returns why a file is left out; empty for an image. A broken link is no reason: reading it fails."""
+    if any(part.startswith(".") for part in below.parts):
+        return "hidden"
+    if not _is_image(below):
+        return "not an image"
+    return "pipe or device" if path.exists() and not path.is_file() else ""
+
+
+def _is_image(path: PurePosixPath) -> bool:
+    return path.suffix[1:].lower() in IMAGE_EXTENSIONS
 
 
 def _unreadable(error: OSError) -> None:
@@ -184,11 +203,10 @@ def _files(
 def keys_of(paths: Sequence[PurePosixPath]) -> list[str]:
     """Returns a key for each path: without the extension, or with it where two would be the same."""
     short = [str(path.parent / _escaped(path.stem)) for path in paths]
-    counts = Counter(short)
-    return [
-        key if counts[key] == 1 else str(path.parent / _escaped(path.name))
-        for key, path in zip(short, paths, strict=True)
-    ]
+    whole = [str(path.parent / _escaped(path.name)) for path in paths]
+    # Beside a.jpg and a.png, the short key of a.jpg.png would be the whole one of a.jpg.
+    counts, taken = Counter(short), set(whole)
+    return [key if counts[key] == 1 and key not in taken else longer for key, longer in zip(short, whole, strict=True)]
 
 
 def _escaped(name: str) -> str:

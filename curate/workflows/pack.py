@@ -60,6 +60,8 @@ class Reader:
 
 
 def _folder(request: Request) -> Listing:
+    if request.out.resolve().is_relative_to(request.source.resolve()):
+        raise UsageError(f"{request.out} lies in {request.source}.", hint="The shards would be its next class.")
     return list_folder(request.source, read_classes(request.classes), labelled=request.labelled)
 
 
@@ -120,6 +122,7 @@ def pack(request: Request, progress: Progress) -> Packed:
         raise UsageError(f"Unknown reader '{name}'.", hint=did_you_mean(name, READERS))
     if not request.source.exists():
         raise UsageError(f"{request.source}: no such file or folder.", hint=f"Expected {reader.reads}.")
+    _check_prefix(request)
     listing = reader.function(request)
     order = _order(request, listing)
     request.out.parent.mkdir(parents=True, exist_ok=True)
@@ -145,6 +148,13 @@ def pack(request: Request, progress: Progress) -> Packed:
     ids = {label for label in listing.labels if label is not None}
     classes = len(listing.names) or len(ids)
     return Packed(request.out, len(shards), len(order), unlabelled, classes, listing.skipped, size, is_new)
+
+
+def _check_prefix(request: Request) -> None:
+    if request.prefix != Path(request.prefix).name or request.prefix.startswith("."):
+        raise UsageError(
+            f"--prefix {printable(request.prefix)}: expected a plain name.", hint="Neither hidden nor with a slash."
+        )
 
 
 def _reader_name(request: Request) -> str:

@@ -59,6 +59,13 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
+def report(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict:  # type: ignore[type-arg]
+    capsys.readouterr()
+    assert run(["pack", *words, "--json"]) == 0
+    document: dict = json.loads(capsys.readouterr().out)  # type: ignore[type-arg]
+    return document
+
+
 @pytest.mark.parametrize("codec", ["tar", "tar.gz", "tar.zst"])
 def test_every_image_of_a_folder_arrives_as_it_is(
     images: Path, tmp_path: Path, codec: str, capsys: pytest.CaptureFixture[str]
@@ -123,6 +130,45 @@ def test_links_are_followed_once(images: Path, tmp_path: Path) -> None:
     assert found["class 2/linked.png"] == found["class 1/deep/image_01.png"]
 
 
+def test_a_class_that_is_a_link_to_another_is_packed_too(tmp_path: Path) -> None:
+    write(tmp_path / "images" / "a" / "x.png", png(COLOURS[0], 0))
+    (tmp_path / "images" / "b").symlink_to(tmp_path / "images" / "a")
+    assert run(["pack", str(tmp_path / "images"), str(tmp_path / "shards")]) == 0
+    found = entries(tmp_path / "shards")
+    assert (found["a/x.cls"], found["b/x.cls"]) == (b"0", b"1")
+
+
+def test_links_that_lead_to_each_other_end(tmp_path: Path) -> None:
+    for one, other in (("a", "b"), ("b", "a")):
+        write(tmp_path / "images" / one / "x.png", png(COLOURS[0], 0))
+        (tmp_path / "images" / one / "to").symlink_to(tmp_path / "images" / other)
+    assert run(["pack", str(tmp_path / "images"), str(tmp_path / "shards")]) == 0
+    names = {name for name in entries(tmp_path / "shards") if name.endswith("png")}
+    assert names == {"a/x.png", "a/to/x.png", "b/x.png", "b/to/x.png"}
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "images" / "a"
+    for name in ("x.png", ".hidden.png", ".cache/y.png", ".cache/z.txt", "z.txt"):
+        write(folder / name, png(COLOURS[0], 0))
+    (folder / "loop").symlink_to(tmp_path)
+    os.mkfifo(folder / "pipe.png")
+    result = report([str(tmp_path / "images"), str(tmp_path / "shards")], capsys)
+    assert result["samples"] == 1
+    assert result["skipped"] == {"hidden": 3, "link that leads back": 1, "not an image": 1, "pipe or device": 1}
+
+
+def test_a_name_with_two_extensions_keeps_its_own_key(tmp_path: Path) -> None:
+    names = ["a.jpg", "a.png", "a.jpg.png", "a.jpg.png.gif", "b.jpg"]
+    for number, name in enumerate(names):
+        write(tmp_path / "images" / "c" / name, png(COLOURS[0], number))
+    assert run(["pack", str(tmp_path / "images"), str(tmp_path / "shards")]) == 0
+    found = entries(tmp_path / "shards")
+    assert len([name for name in found if name.endswith(".cls")]) == len(names)
+    assert found["c/a%2Ejpg%2Epng.png"] == (tmp_path / "images" / "c" / "a.jpg.png").read_bytes()
+    assert found["c/b.jpg"] == (tmp_path / "images" / "c" / "b.jpg").read_bytes()
+
+
 def table(path: Path, rows: Iterable[Iterable[str]]) -> Path:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
@@ -145,6 +191,14 @@ def test_whole_numbers_in_a_csv_stay_class_ids(images: Path, tmp_path: Path) -> 
     assert run(["pack", str(table(images / "files.csv", rows)), str(tmp_path / "shards")]) == 0
     assert not (tmp_path / "shards" / "classes.txt").exists()
     assert entries(tmp_path / "shards")["class 0/deep/image_00.cls"] == b"7"
+
+
+def test_a_csv_row_that_is_no_image_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "x.png", png(COLOURS[0], 0))
+    write(tmp_path / "y.cls", b"no image")
+    source = table(tmp_path / "files.csv", [["path", "label"], ["x.png", "0"], ["y.cls", "1"]])
+    result = report([str(source), str(tmp_path / "shards")], capsys)
+    assert (result["samples"], result["skipped"]) == (1, {"not an image": 1})
 
 
 IDX = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", 30), "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", 10)}  # fmt: skip
@@ -200,6 +254,9 @@ def test_every_torchvision_row_says_what_is_missing(
         (["dotted.csv"], 2, "is no name for an entry"),
         (["images", "--classes", "classes.txt"], 2, "'class 2' is no class of --classes"),
         (["x.tar"], 2, "is a shard already"),
+        (["images", "--prefix", "../up"], 2, "expected a plain name"),
+        (["images", "--prefix", ".hidden"], 2, "expected a plain name"),
+        (["."], 2, "shards lies in"),
     ],
 )
 def test_what_cannot_be_packed_is_said(
