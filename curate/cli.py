@@ -418,17 +418,20 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 for a free one.")] = 0,
     root: Root = None,
+    as_json: Json = False,
 ) -> None:
     """Serve the kept samples of every shard as tars over HTTP, until interrupted."""
     from curate.manifest.serve import serve as run_server
 
-    def ready(urls: list[str]) -> None:
-        for url in urls:
-            console.say(url)
+    def ready(base: str, urls: list[str]) -> None:
+        if as_json:
+            console.show_json("serve", {"base": base, "urls": urls})
+        else:
+            console.say("\n".join(urls))
         sys.stdout.flush()
         console.note("Serving; end it with Ctrl-C.")
 
-    run_server(manifest, host=host, port=port, root=root, ready=ready)
+    run_server(manifest, host=host, port=port, root=root, ready=ready, warn=console.note)
 
 
 @app.command()

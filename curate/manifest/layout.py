@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from curate.errors import UsageError
 from curate.manifest.lines import Line
 from curate.pool.sources import SUFFIXES
+from curate.pool.tar import printable
 
 DIGEST_CHARACTERS = 8
 
@@ -40,12 +41,30 @@ def one_to_one(lines: Sequence[Line], digest: str) -> list[NewShard]:
     """Returns one shard for each source that keeps anything, under its name and the manifest's digest.
 
     The digest keeps caches that go by file name from handing out the source for it.
+
+    Raises:
+        UsageError: two sources would get the same name.
     """
-    return [
-        NewShard(f"{_stem(line.name)}-{digest[:DIGEST_CHARACTERS]}.tar", (Piece(place, 0, line.kept),))
-        for place, line in enumerate(lines)
-        if line.kept
-    ]
+    kept = [(place, line) for place, line in enumerate(lines) if line.kept]
+    names = plain_names([line.name for _, line in kept], f"-{digest[:DIGEST_CHARACTERS]}.tar")
+    return [NewShard(name, (Piece(place, 0, line.kept),)) for name, (place, line) in zip(names, kept, strict=True)]
+
+
+def plain_names(names: Sequence[str], ending: str = ".tar") -> list[str]:
+    """Returns the names of shards with `ending` in place of `.tar`, `.tar.gz` or `.tar.zst`.
+
+    Raises:
+        UsageError: two become the same: one would hide the other.
+    """
+    source_of: dict[str, str] = {}
+    for name in names:
+        other = source_of.setdefault(_stem(name), name)
+        if other != name:
+            raise UsageError(
+                f"{printable(other)} and {printable(name)} would both be called {printable(_stem(name) + ending)}.",
+                hint="Rename one of them and index again, or leave it out if it holds the same samples.",
+            )
+    return [stem + ending for stem in source_of]
 
 
 def repacked(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,18 +22,18 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from curate.errors import CurateError, ManifestError
+from curate.manifest.layout import plain_names
 from curate.manifest.lines import Line, manifest_digest, read_lines, read_root
 from curate.manifest.materialize import byte_runs, kept_extents
 from curate.manifest.sidecars import ShardCount, timm_info
-from curate.manifest.stream import END, INFO, Write, copy_kept, split_of
-from curate.pool.sources import SUFFIXES
+from curate.manifest.stream import END, INFO, Write, check_source, copy_kept, split_of
 from curate.pool.tar import printable
 
 URLS = "urls.txt"
 CHUNK_BYTES = 1 << 20
 CACHED_SHARDS = 64
 POLL_SECONDS = 0.05  # how soon it hears that it shall end
-RANGE = re.compile(r"bytes=(\d*)-(\d*)$", re.ASCII)
+RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
 class Served:
@@ -41,8 +42,9 @@ class Served:
     def __init__(self, folder: Path, root: Path | None = None) -> None:
         self.digest = manifest_digest(folder)
         self._root = root or read_root(folder)
-        self._lines = {_served_name(line.name): line for line in read_lines(folder) if line.kept}
-        if not self._lines:
+        kept = [line for line in read_lines(folder) if line.kept]
+        self._lines = dict(zip(plain_names([line.name for line in kept]), kept, strict=True))
+        if not kept:
             raise ManifestError(f"{folder} keeps no sample.", hint="There is nothing to serve.")
         self._runs = lru_cache(CACHED_SHARDS)(self._walked)
 
@@ -72,9 +74,9 @@ class Served:
         """Raises ManifestError where a source is not what was pruned, as far as that shows before its data."""
         line = self._lines[name]
         if line.codec == "tar":
-            self._plain_runs(line)
-        elif (self._root / line.name).stat().st_size != line.bytes:
-            raise ManifestError(f"{line.name} is not the shard that was pruned.", hint="Run `curate verify`.")
+            self._plain_runs(name)
+        else:
+            check_source(line, self._root / line.name)
 
     def copy(self, name: str, first: int, end: int, write: Write) -> None:
         """Writes the bytes of a virtual shard from `first` to before `end`.
@@ -85,14 +87,13 @@ class Served:
         line = self._lines[name]
         path = self._root / line.name
         if line.codec == "tar":
-            _copy_plain(line, path, self._plain_runs(line), first, end, write)
+            _copy_plain(line, path, self._plain_runs(name), first, end, write)
         else:
             _copy_decompressed(line, path, first, end, write)
 
-    def _plain_runs(self, line: Line) -> list[tuple[int, int]]:
-        path = self._root / line.name
-        status = path.stat()
-        return self._runs(_served_name(line.name), status.st_mtime_ns, status.st_size)
+    def _plain_runs(self, name: str) -> list[tuple[int, int]]:
+        status = (self._root / self._lines[name].name).stat()
+        return self._runs(name, status.st_mtime_ns, status.st_size)
 
     def _walked(self, name: str, _mtime: int, _size: int) -> list[tuple[int, int]]:
         line = self._lines[name]
@@ -133,18 +134,14 @@ def _copy_decompressed(line: Line, path: Path, first: int, end: int, write: Writ
         copy_kept(line, path, write_part)
 
 
-def _served_name(name: str) -> str:
-    suffix = next(s for s in sorted(SUFFIXES, key=len, reverse=True) if name.lower().endswith(s))
-    return f"{name[: -len(suffix)]}.tar"
-
-
 def serve(
     folder: Path,
     *,
     host: str = "127.0.0.1",
     port: int = 0,
     root: Path | None = None,
-    ready: Callable[[list[str]], object] = lambda urls: None,
+    ready: Callable[[str, list[str]], object] = lambda base, urls: None,
+    warn: Callable[[str], object] = lambda text: None,
 ) -> None:
     """Serves a manifest's shards until the process is interrupted.
 
@@ -153,11 +150,12 @@ def serve(
         host: the address to listen on; only this machine reaches the default.
         port: 0 for a free one.
         root: where the sources lie, if not where they were pruned.
-        ready: called with the URLs once they can be read.
+        ready: called with the folder's URL and those of the shards once they can be read.
+        warn: called with what a reader cannot be told any more, from any thread.
     """
-    server = make_server(Served(folder, root), host, port)
+    server = make_server(Served(folder, root), host, port, warn)
     try:
-        ready(urls_of(server))
+        ready(base_of(server), urls_of(server))
         server.serve_forever(POLL_SECONDS)
     except KeyboardInterrupt:
         pass
@@ -168,20 +166,30 @@ def serve(
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     served: Served
+    warn: Callable[[str], object]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Is silent about readers that hang up; everything else is a fault of ours and shows its trace."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
-def make_server(served: Served, host: str, port: int) -> _Server:
+def make_server(served: Served, host: str, port: int, warn: Callable[[str], object] = lambda text: None) -> _Server:
     """Returns a server that listens and does not answer yet."""
     server = _Server((host, port), _Handler)
-    server.served = served
+    server.served, server.warn = served, warn
     return server
 
 
-def urls_of(server: _Server) -> list[str]:
-    """Returns the URL of every shard; the manifest's digest in it keeps caches apart."""
+def base_of(server: _Server) -> str:
+    """Returns the URL of the folder that holds the shards; the manifest's digest in it keeps caches apart."""
     host, port = server.server_address[:2]
-    base = f"http://{host if isinstance(host, str) else host.decode()}:{port}/{server.served.digest[:8]}"
-    return [f"{base}/{quote(name, errors='surrogateescape')}" for name in server.served.names]
+    return f"http://{host if isinstance(host, str) else host.decode()}:{port}/{server.served.digest[:8]}"
+
+
+def urls_of(server: _Server) -> list[str]:
+    """Returns the URL of every shard."""
+    return [f"{base_of(server)}/{quote(name, errors='surrogateescape')}" for name in server.served.names]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -224,7 +232,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _shard(self, name: str, *, with_body: bool) -> None:
         served = self.server.served
         total, etag = served.size(name) or 0, served.etag(name)
-        if self.headers.get("If-None-Match") in (etag, "*"):
+        known = {tag.strip().removeprefix("W/") for tag in self.headers.get("If-None-Match", "").split(",")}
+        if known & {etag, "*"}:
             self.send_response(HTTPStatus.NOT_MODIFIED)
             self.send_header("ETag", etag)
             self.end_headers()
@@ -252,9 +261,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, name: str, first: int, end: int) -> None:
         try:
             self.server.served.copy(name, first, end, self.wfile.write)
-        except (CurateError, OSError):
+        except ConnectionError:
+            self.close_connection = True
+        except (CurateError, OSError) as error:
             # The head is gone already: a connection that ends early is the only error left to give.
             self.close_connection = True
+            self.server.warn(f"{printable(name)}: broken off. {error}")
 
     def _text(self, text: str, *, with_body: bool, status: HTTPStatus = HTTPStatus.OK) -> None:
         data = text.encode("utf-8", "backslashreplace")
@@ -270,11 +282,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _range(header: str, total: int) -> tuple[int, int] | None:
-    """Returns (first, end) of what a Range header asks for; everything for none or several; None past the end."""
-    match = RANGE.match(header)
-    if not match or match.groups() == ("", ""):
+    """Returns (first, end) of what a Range header asks for, None past the end.
+
+    No range, several, and one that runs backwards ask for everything, as RFC 9110 has it.
+    """
+    match = RANGE.fullmatch(header)
+    first, last = match.groups() if match else ("", "")
+    if not (first or last) or (first and last and int(last) < int(first)):
         return 0, total
-    first, last = match.groups()
     begin = int(first) if first else max(0, total - int(last))
     end = min(total, int(last) + 1) if first and last else total
     return (begin, end) if begin < end else None

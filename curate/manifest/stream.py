@@ -72,9 +72,7 @@ def walk_kept(line: Line, path: Path, visit: Visit, *, preamble: Write | None = 
         ManifestError: the source is not the one that was pruned.
         ShardError: the source cannot be read.
     """
-    _check_size(line, path)
-    with open_source(path, line.name, buffering=BLOCK) as stream:
-        _check_first_header(line, stream)
+    check_source(line, path)
     digest = hashlib.blake2b(digest_size=16)
     with open_source(path, line.name, buffering=buffering or BUFFER_BYTES) as stream:
         if preamble:
@@ -118,6 +116,13 @@ def _copy(line: Line, stream: Source, size: int, write: Write) -> None:
             raise _changed(line, "it is cut short")
         write(chunk)
         size -= len(chunk)
+
+
+def check_source(line: Line, path: Path) -> None:
+    """Raises ManifestError where a source's size or first header are not those of the shard that was pruned."""
+    _check_size(line, path)
+    with open_source(path, line.name, buffering=BLOCK) as stream:
+        _check_first_header(line, stream)
 
 
 def _check_size(line: Line, path: Path) -> None:
