@@ -12,14 +12,14 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from curate.errors import CurateError, ManifestError, UsageError
 from curate.manifest.lines import Line, find_line, read_head, read_lines, read_root
 from curate.pool.sources import BUFFER_BYTES, DecompressedStream, PlainStream, open_source
-from curate.pool.tar import BLOCK, Header, HeaderReader, split_key
+from curate.pool.tar import BLOCK, Header, HeaderReader, Stream, split_key
 
 END = bytes(2 * BLOCK)
 CHUNK_BYTES = 1 << 20
@@ -45,7 +45,7 @@ def copy_kept(line: Line, path: Path, write: Write | None) -> None:
 
     def copy(header: Header, stream: Source) -> None:
         if write is None:
-            _skip(line, stream, header.padded)
+            skip(line.name, stream, header.padded)
         else:
             write(header.blocks)
             _copy(line, stream, header.padded, write)
@@ -73,47 +73,64 @@ def walk_kept(line: Line, path: Path, visit: Visit, *, preamble: Write | None = 
         ShardError: the source cannot be read.
     """
     check_source(line, path)
-    digest = hashlib.blake2b(digest_size=16)
     with open_source(path, line.name, buffering=buffering or BUFFER_BYTES) as stream:
-        if preamble:
-            preamble(stream.read(line.preamble))
-        else:
-            stream.skip(line.preamble)
-        at, end = line.preamble, 0  # the first gap counts from the archive's first byte
-        for gap, length in zip(line.ranges[::2], line.ranges[1::2], strict=True):
-            start = end + gap * BLOCK
-            end = start + length * BLOCK
-            stream.skip(start - at)
-            _walk_range(line, stream, start, end, digest, visit)
-            at = end
+        for header in kept_headers(line, stream, preamble=preamble):
+            visit(header, stream)
+
+
+def kept_headers(line: Line, stream: Source, *, preamble: Write | None = None) -> Iterator[Header]:
+    """Yields the header of every kept entry of an open source, the stream then standing at its data.
+
+    Who asks for the next one must have taken or skipped exactly `header.padded` bytes. The kept
+    headers' digest is checked after the last one.
+
+    Raises:
+        ManifestError: the source is not the one that was pruned.
+        ShardError: a damaged header.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    if preamble:
+        preamble(stream.read(line.preamble))
+    else:
+        stream.skip(line.preamble)
+    at, end = line.preamble, 0  # the first gap counts from the archive's first byte
+    for gap, length in zip(line.ranges[::2], line.ranges[1::2], strict=True):
+        start = end + gap * BLOCK
+        end = start + length * BLOCK
+        stream.skip(start - at)
+        for header in headers_between(line.name, stream, start, end):
+            digest.update(hashlib.blake2b(header.blocks, digest_size=DIGEST_BYTES).digest())
+            yield header
+        at = end
     if digest.hexdigest() != line.headers:
-        raise _changed(line, "its kept entries have other names, sizes or owners")
+        raise changed(line.name, "its kept entries have other names, sizes or owners")
 
 
-def _walk_range(line: Line, stream: Source, start: int, end: int, digest: hashlib.blake2b, visit: Visit) -> None:
-    headers = HeaderReader(stream, line.name, at=start)
+def headers_between(name: str, stream: Stream, start: int, end: int) -> Iterator[Header]:
+    """Yields the headers of a shard's samples from byte `start` to `end`, links and the like left out."""
+    headers = HeaderReader(stream, name, at=start)
     while headers.at < end:
         header = headers.next()
         if header is None or headers.at + header.padded > end:
-            raise _changed(line, f"the entries between bytes {start:,} and {end:,} do not end there")
+            raise changed(name, f"the entries between bytes {start:,} and {end:,} do not end there")
         if header.is_file and split_key(header.name) is not None:
-            digest.update(hashlib.blake2b(header.blocks, digest_size=DIGEST_BYTES).digest())
-            visit(header, stream)
+            yield header
         else:
-            _skip(line, stream, header.padded)
+            skip(name, stream, header.padded)
         headers.at += header.padded
 
 
-def _skip(line: Line, stream: Source, size: int) -> None:
+def skip(name: str, stream: Stream, size: int) -> None:
+    """Goes forward in a shard; raises ManifestError where it ends before."""
     if stream.skip(size) != size:
-        raise _changed(line, "it is cut short")
+        raise changed(name, "it is cut short")
 
 
 def _copy(line: Line, stream: Source, size: int, write: Write) -> None:
     while size:
         chunk = stream.read(min(size, CHUNK_BYTES))
         if not chunk:
-            raise _changed(line, "it is cut short")
+            raise changed(line.name, "it is cut short")
         write(chunk)
         size -= len(chunk)
 
@@ -134,18 +151,17 @@ def _check_size(line: Line, path: Path) -> None:
             hint=f"Looked at {path}. If the pool moved, give its folder with --root.",
         ) from error
     if size != line.bytes:
-        raise _changed(line, f"it has {size:,} bytes and had {line.bytes:,}")
+        raise changed(line.name, f"it has {size:,} bytes and had {line.bytes:,}")
 
 
 def _check_first_header(line: Line, stream: Source) -> None:
     if hashlib.blake2b(stream.read(BLOCK), digest_size=16).hexdigest() != line.first_header:
-        raise _changed(line, "its first tar header is another")
+        raise changed(line.name, "its first tar header is another")
 
 
-def _changed(line: Line, how: str) -> ManifestError:
-    return ManifestError(
-        f"{line.name} is not the shard that was pruned: {how}.", hint="Score and prune the new shards."
-    )
+def changed(name: str, how: str) -> ManifestError:
+    """Returns the error that says how a shard differs from the one that was pruned."""
+    return ManifestError(f"{name} is not the shard that was pruned: {how}.", hint="Score and prune the new shards.")
 
 
 def source_path(folder: Path, line: Line, shard: str, root: Path | None) -> Path:
