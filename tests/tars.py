@@ -13,6 +13,7 @@ import zstandard
 from hypothesis import strategies as st
 
 from curate.cli import run
+from curate.manifest.lines import read_lines
 
 Entries = set[tuple[str, str, bytes]]
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "pax": tarfile.PAX_FORMAT, "gnu": tarfile.GNU_FORMAT}
@@ -93,3 +94,19 @@ def prune_by(scores: list[float], pool: Path, shard: str, keep: int, out: Path) 
     assert run(["index", str(pool), "--out", str(out / "index"), "--label-from", "none"]) == 0
     words = ["--scores", str(out / "scores.parquet"), "--index", str(out / "index"), "--fn", "score"]
     assert run(["prune", *words, "--keep", str(keep), "--out", str(out / "manifest")]) == 0
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    with tarfile.open(path) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+
+
+def kept_keys(manifest: Path, pool_folder: Path) -> set[str]:
+    kept = set()
+    for line in read_lines(manifest):
+        keys = list(dict.fromkeys(name.split(".")[0] for name in contents(pool_folder / line.name)))
+        at = 0
+        for skip, take in zip(line.runs[::2], line.runs[1::2], strict=True):
+            kept.update(keys[at + skip : at + skip + take])
+            at += skip + take
+    return kept

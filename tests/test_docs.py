@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TOY
+from tars import contents, kept_keys
 
 from curate.acquisition import ACQUISITIONS
 from curate.cli import reference, run
@@ -51,6 +52,25 @@ def test_the_users_two_commands_work_as_written(
     assert run([*score, *TOY[2:]]) == 0
     assert run(prune) == 0
     assert run(["verify", "manifests/variation_ratio-0.8"]) == 0
+
+
+def test_the_datasets_of_the_readme_work_as_written(
+    toy_manifest: Path,
+    pool_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(toy_manifest, tmp_path / "manifests" / "variation_ratio-0.8")
+    monkeypatch.chdir(tmp_path)
+    (block,) = (code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "KeptStream" in code)
+    seen: dict[str, object] = {}
+    exec(block, seen)  # noqa: S102  (the README's own)
+    assert seen["images"].shape == (24, 3, 8, 8)  # type: ignore[attr-defined]
+    files = {name: data for path in pool_folder.glob("*.tar") for name, data in contents(path).items()}
+    expected = sorted(int(files[f"{key}.cls"]) for key in kept_keys(toy_manifest, pool_folder))
+    assert sorted(seen["labels"].tolist()) == expected  # type: ignore[attr-defined]
+    assert capsys.readouterr().out.startswith("24 s0_")
 
 
 def test_the_readme_names_every_acquisition_function() -> None:

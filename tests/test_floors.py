@@ -14,11 +14,11 @@ FLOORS = {
     "errors": 0, "samples": 0, "progress": 0,
     "durable": 1, "tables": 1, "recipe": 1, "pool": 1, "scores": 1, "foreign": 1, "manifest": 1,
     "acquisition": 1, "selection": 1, "statistics": 1,
-    "proxy": 2, "workflows": 3, "cli": 4, "console": 4, "__main__": 4, "__init__": 0,
+    "proxy": 2, "trainer": 2, "workflows": 3, "cli": 4, "console": 4, "__main__": 4, "__init__": 4,
 }  # fmt: skip
 FILES_ROOM = {"durable", "tables", "recipe", "pool", "scores", "foreign", "manifest"}
 ARITHMETIC_ROOM = {"acquisition", "selection", "statistics"}
-ONLY_IMPORTER = {"typer": {"cli"}, "rich": {"console"}, "torch": {"proxy", "workflows"}, "timm": {"proxy"}}
+ONLY_IMPORTER = {"typer": {"cli"}, "rich": {"console"}, "torch": {"proxy", "trainer", "workflows"}, "timm": {"proxy"}}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -69,3 +69,10 @@ def test_cat_imports_the_standard_library_and_zstandard_alone() -> None:
     code = "import curate.__main__, curate.manifest.stream"
     heavy = {"numpy", "typer", "rich", "pyarrow", "pydantic", "torch", "PIL"}
     assert not heavy & loaded_after(code)
+
+
+def test_the_package_imports_nothing_until_a_dataset_is_asked_for() -> None:
+    assert not {"torch", "numpy", "typing"} & (loaded_after("import curate; dir(curate)") - loaded_after("pass"))
+    assert "torch" in loaded_after("import curate; curate.KeptSamples, curate.KeptStream")
+    with pytest.raises(AttributeError, match="no attribute 'kept'"):
+        curate.kept  # noqa: B018  (asked for to fail)

@@ -9,28 +9,13 @@ from pathlib import Path
 
 import pytest
 from conftest import BAD_KEY
+from tars import contents, kept_keys
 
 from curate.cli import run
-from curate.manifest.lines import find_line, find_rows, read_lines, write_lines
+from curate.manifest.lines import find_line, find_rows, write_lines
 from curate.manifest.schema import json_schema, load_head
 
 CAT = [sys.executable, "-m", "curate", "cat"]
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    with tarfile.open(path) as tar:
-        return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
-
-
-def kept_keys(manifest: Path, pool_folder: Path) -> set[str]:
-    kept = set()
-    for line in read_lines(manifest):
-        keys = list(dict.fromkeys(name.split(".")[0] for name in contents(pool_folder / line.name)))
-        at = 0
-        for skip, take in zip(line.runs[::2], line.runs[1::2], strict=True):
-            kept.update(keys[at + skip : at + skip + take])
-            at += skip + take
-    return kept
 
 
 def test_webdataset_reads_exactly_the_kept_samples(toy_manifest: Path, pool_folder: Path) -> None:

@@ -1,0 +1,168 @@
+"""The kept samples of a manifest, by number or in order, read from the unchanged shards.
+
+A sample is a dict as webdataset has it: `__key__`, `__url__`, and bytes by extension. Of a plain tar
+only the kept samples are read, each in one piece, at any place. A compressed one is decompressed from
+its first byte to the last sample that is asked for. Nothing here knows torch.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import ManifestError
+from curate.manifest.lines import Line, find_line, manifest_digest, read_lines, read_root
+from curate.manifest.materialize import kept_extents
+from curate.manifest.stream import Source, changed, check_source, headers_between, kept_headers, skip
+from curate.pool.sources import open_source
+from curate.pool.tar import Header, split_key
+
+OPEN_FILES = 64
+Sample = dict[str, Any]  # str under `__key__` and `__url__`, bytes under each extension
+
+
+class Kept:
+    """The kept samples of a manifest: shards in its order, samples in theirs.
+
+    Pickles and forks; holds 16 bytes for each kept sample of the plain shards it has read from.
+
+    Attributes:
+        digest: the manifest's.
+        names: the shards that keep anything.
+        kept_S: kept samples of each, shape (S,), int64.
+    """
+
+    def __init__(self, folder: Path, root: Path | None = None) -> None:
+        self.digest = manifest_digest(folder)
+        rows = [(line.name, line.codec, line.bytes, line.kept) for line in read_lines(folder) if line.kept]
+        if not rows:
+            raise ManifestError(f"{folder} keeps no sample.", hint="There is nothing to read.")
+        self.names, self._codecs, self._bytes, counts = map(list, zip(*rows, strict=True))
+        self.kept_S: NDArray[np.int64] = np.array(counts, dtype=np.int64)
+        self._first_S = np.concatenate([[0], np.cumsum(self.kept_S)])
+        self._folder, self._root = folder, root or read_root(folder)
+        self._ranges: dict[int, NDArray[np.int64]] = {}
+        self._open = lru_cache(OPEN_FILES)(self._opened)
+
+    def __len__(self) -> int:
+        return int(self._first_S[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_open"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open = lru_cache(OPEN_FILES)(self._opened)
+
+    def is_plain(self, shard: int) -> bool:
+        """Says whether a shard can be read at any place."""
+        return bool(self._codecs[shard] == "tar")
+
+    def first(self, shard: int) -> int:
+        """Returns the number of a shard's first kept sample."""
+        return int(self._first_S[shard])
+
+    def read(self, number: int) -> Sample:
+        """Returns a sample by its number; its shard must be plain.
+
+        Cost: one read of the sample's bytes. The first call for a shard reads its kept headers.
+
+        Raises:
+            ManifestError, ShardError: the source is missing, or not what was pruned.
+        """
+        shard = int(np.searchsorted(self._first_S, number, side="right")) - 1
+        start, end = self.ranges(shard)[number - self.first(shard)].tolist()
+        data = os.pread(self._open(shard).number, end - start, start)
+        if len(data) != end - start:
+            raise changed(self.names[shard], "it is cut short")
+        stream = _Bytes(data)
+        headers = headers_between(self.names[shard], stream, start, end)
+        return self._sample(shard, headers, stream)
+
+    def stream(self, shard: int, first: int, end: int) -> Iterator[Sample]:
+        """Yields a shard's kept samples from the `first` to before the `end`, whatever its codec.
+
+        Raises:
+            ManifestError, ShardError: the source is missing, or not what was pruned.
+        """
+        line = self._line(shard)
+        check_source(line, self._path(shard))
+        with open_source(self._path(shard), line.name) as source:
+            groups = groupby(kept_headers(line, source), key=_key)
+            for number, (_, headers) in enumerate(groups):
+                if number == end:
+                    return
+                if number >= first:
+                    yield self._sample(shard, headers, source)
+                else:
+                    for header in headers:
+                        skip(line.name, source, header.padded)
+
+    def ranges(self, shard: int) -> NDArray[np.int64]:
+        """Returns where a plain shard's kept samples begin and end, shape (K, 2), in bytes."""
+        if shard not in self._ranges:
+            line = self._line(shard)
+            extents = kept_extents(line, self._path(shard))
+            if len(extents) != line.kept:
+                raise changed(line.name, f"it has {len(extents):,} of the {line.kept:,} kept samples")
+            edges = [(extent.entries[0], extent.entries[-1]) for extent in extents]
+            self._ranges[shard] = np.array(
+                [(one.start, last.data + last.padded) for one, last in edges], dtype=np.int64
+            )
+        return self._ranges[shard]
+
+    def _line(self, shard: int) -> Line:
+        if manifest_digest(self._folder) != self.digest:
+            raise ManifestError(f"{self._folder} changed while it was read.", hint="Start again with the new manifest.")
+        return find_line(self._folder, self.names[shard])
+
+    def _path(self, shard: int) -> Path:
+        return self._root / str(self.names[shard])
+
+    def _opened(self, shard: int) -> _File:
+        file = _File(self._path(shard))
+        if file.size != self._bytes[shard]:
+            raise changed(self.names[shard], f"it has {file.size:,} bytes and had {self._bytes[shard]:,}")
+        return file
+
+    def _sample(self, shard: int, headers: Iterator[Header], stream: Source | _Bytes) -> Sample:
+        sample: Sample = {}
+        for header in headers:
+            key, extension = split_key(header.name) or ("", "")
+            data = stream.read(header.padded)
+            if len(data) != header.padded:
+                raise changed(self.names[shard], "it is cut short")
+            if not sample:
+                sample = {"__key__": key, "__url__": str(self._path(shard))}
+            sample[extension] = data[: header.size]
+        return sample
+
+
+def _key(header: Header) -> str:
+    return (split_key(header.name) or ("", ""))[0]
+
+
+class _Bytes(io.BytesIO):
+    def skip(self, size: int, /) -> int:
+        at = self.tell()
+        return min(self.seek(at + size), len(self.getbuffer())) - at
+
+
+class _File:
+    """A file that is open as long as someone holds this."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size = os.fstat(self.number).st_size
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
