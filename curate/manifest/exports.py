@@ -5,7 +5,6 @@ One literal table, name → what it writes and for whom. To add one: write a fun
 
 from __future__ import annotations
 
-import filecmp
 import os
 import re
 import shlex
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from curate import durable
 from curate.errors import ManifestError, RunError, UsageError, did_you_mean
+from curate.manifest.energon import write_view
 from curate.manifest.lines import Line, manifest_digest, read_lines, read_root
 from curate.manifest.materialize import kept_extents
 from curate.manifest.schema import Head, load_head
@@ -33,7 +33,7 @@ GUIDE = """# How trainers read the kept samples
 
 The table is generated from the program; do not edit.
 
-Four ways, by what a trainer accepts:
+Five ways, by what a trainer accepts:
 
 1. A command in place of a file: `pipe:curate cat MANIFEST SHARD`. Nothing is copied, and a source that
    changed ends the reading with an error instead of a short shard.
@@ -42,6 +42,9 @@ Four ways, by what a trainer accepts:
 4. New shards: `curate materialize MANIFEST OUT`, one to one or of equal counts (`--shards K`), with
    `_info.json` (timm), `sizes.json` (open_clip), `wids.json`, an `.idx` for DALI beside each shard,
    a README for Hugging Face datasets, `urls.txt` and `class_map.json`.
+5. In code: `curate.KeptStream(MANIFEST)`, a torch dataset and a first stage for webdataset's pipelines, dealt by
+   sample to ranks and workers, shuffled by seed and epoch, resumable (`state_dict`); and `curate.KeptSamples(MANIFEST)`
+   by number, for any sampler, where the shards are plain tars. Neither reads what was dropped from a plain tar.
 
 | `--to` | for | writes | know before | proof |
 |---|---|---|---|---|
@@ -71,12 +74,14 @@ class Kept:
         folder: the manifest, absolute.
         lines: those of the shards that keep anything.
         root: where the sources lie.
+        moved: they lie elsewhere than where they were pruned.
     """
 
     folder: Path
     head: Head
     lines: tuple[Line, ...]
     root: Path
+    moved: bool
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def _urls(kept: Kept, build: Path, _out: Path) -> list[str]:
     (build / "urls.txt").write_text("".join(f"{url}\n" for url in commands), encoding="utf-8")
     lines = ['urls = open("urls.txt").read().splitlines()', "dataset = webdataset.WebDataset(urls, shardshuffle=True)"]
     braced = braces([line.name for line in kept.lines])
-    if braced and not SPECIAL.search(str(kept.folder)):
+    if braced and not SPECIAL.search(_cat(kept)):
         lines.append(f"or, as one text: pipe:{_cat(kept)} {braced}")
     rewrite = f"GOPEN_REWRITE={shlex.quote(f'{kept.root}/=pipe:{_cat(kept)} ')}"
     (build / "environment.txt").write_text(rewrite + "\n", encoding="utf-8")
@@ -119,11 +124,8 @@ def _timm(kept: Kept, build: Path, _out: Path) -> list[str]:
 
 
 def _dali(kept: Kept, build: Path, out: Path) -> list[str]:
+    _refuse_compressed(kept, "DALI")
     for line in kept.lines:
-        if line.codec != "tar":
-            raise UsageError(
-                f"{printable(line.name)}: DALI cannot seek in compressed shards.", hint="Use `curate materialize`."
-            )
         source = kept.root / line.name
         samples = [
             [IndexEntry((split_key(h.name) or ("", ""))[1], h.data, h.size, h.name) for h in extent.entries]
@@ -138,6 +140,12 @@ def _dali(kept: Kept, build: Path, out: Path) -> list[str]:
         'index_paths = [path.removesuffix(".tar") + ".idx" for path in paths]',
         'fn.readers.webdataset(paths=paths, index_paths=index_paths, ext=["jpg", "cls"])',
     ]
+
+
+def _energon(kept: Kept, build: Path, out: Path) -> list[str]:
+    _refuse_compressed(kept, "Energon")
+    write_view(kept.lines, kept.root, build)
+    return [f'dataset = megatron.energon.get_train_dataset("{out}", worker_config=..., batch_size=...)']
 
 
 def _wids(kept: Kept, build: Path, out: Path) -> list[str]:
@@ -212,6 +220,11 @@ EXPORTS: dict[str, Export] = {
         "plain tars only; a name in the index is percent-encoded",
         "every range holds its entry; DALI itself: not run",
     ),
+    "energon": Export(
+        _energon, "Megatron Energon", "links to the plain tars, an index of each, and a split that excludes what was dropped",
+        "plain tars only; its `len()` still counts the dropped; `dataset.yaml` is the pool's own, else of crude samples",
+        "",
+    ),
     "wids": Export(
         _wids, "wids", "an index whose shards are fetched through `curate cat`",
         "the cache holds a copy of the kept samples; its tar reader ignores names over 100 bytes",
@@ -268,7 +281,8 @@ def export(folder: Path, name: str, out: Path | None, *, root: Path | None = Non
     lines = tuple(line for line in read_lines(folder) if line.kept)
     if not lines:
         raise ManifestError(f"{folder} keeps no sample.", hint="An empty export would mislead a trainer.")
-    kept = Kept(folder.absolute(), head, lines, (root or read_root(folder)).absolute())
+    base = (root or read_root(folder)).absolute()
+    kept = Kept(folder.absolute(), head, lines, base, moved=base != read_root(folder).absolute())
     out = (out or Path("exports") / f"{name}-{manifest_digest(folder)[:8]}").absolute()
     build = out.parent / f".{out.name}.{os.getpid()}.tmp"
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -286,15 +300,33 @@ def export(folder: Path, name: str, out: Path | None, *, root: Path | None = Non
 
 def _put_in_place(build: Path, out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        compared = filecmp.dircmp(build, out) if out.is_dir() else None
-        if compared and not (compared.left_only or compared.right_only or compared.diff_files or compared.funny_files):
+        if out.is_dir() and _files(build) == _files(out):
             return
         raise RunError(f"{out} exists and holds something else.", hint="Choose another --out, or delete it.")
     durable.replace_folder(build, out)
 
 
+def _files(folder: Path) -> dict[str, bytes | str]:
+    """Returns what lies in a folder at any depth: the bytes of files, the targets of links."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return {
+        str(path.relative_to(folder)): str(path.readlink()) if path.is_symlink() else path.read_bytes()
+        for path in paths
+    }
+
+
 def _cat(kept: Kept) -> str:
-    return f"curate cat {shlex.quote(str(kept.folder))}"
+    """Returns the command that a shard's name completes."""
+    root = f"--root {shlex.quote(str(kept.root))} " if kept.moved else ""
+    return f"curate cat {root}{shlex.quote(str(kept.folder))}"
+
+
+def _refuse_compressed(kept: Kept, reader: str) -> None:
+    for line in kept.lines:
+        if line.codec != "tar":
+            raise UsageError(
+                f"{printable(line.name)}: {reader} cannot seek in compressed shards.", hint="Use `curate materialize`."
+            )
 
 
 def _refuse(kept: Kept, text: str, what: str) -> None:

@@ -29,7 +29,7 @@ OPEN_FILES = 64
 Sample = dict[str, Any]  # str under `__key__` and `__url__`, bytes under each extension
 
 
-class Kept:
+class KeptReader:
     """The kept samples of a manifest: shards in its order, samples in theirs.
 
     Pickles and forks; holds 16 bytes for each kept sample of the plain shards it has read from.

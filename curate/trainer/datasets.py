@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from curate.errors import UsageError
-from curate.manifest.kept import Kept, Sample
+from curate.manifest.kept import KeptReader, Sample
 from curate.trainer.shares import Remainder, pieces, rank_share, shuffled, worker_share
 
 Decode = Callable[[Sample], Any]
@@ -37,7 +37,7 @@ class KeptSamples(Dataset[Any]):
     """
 
     def __init__(self, manifest: str | Path, *, root: str | Path | None = None, decode: Decode | None = None) -> None:
-        self._kept = Kept(Path(manifest), Path(root) if root else None)
+        self._kept = KeptReader(Path(manifest), Path(root) if root else None)
         self._decode = decode
         for shard, name in enumerate(self._kept.names):
             if not self._kept.is_plain(shard):
@@ -103,7 +103,7 @@ class KeptStream(IterableDataset[Any]):
             raise UsageError(f"remainder '{remainder}'.", hint="Expected keep, drop or pad.")
         if shuffle < 0 or seed < 0 or batch_size < 1:
             raise UsageError("shuffle and seed must be 0 or more, batch_size 1 or more.")
-        self._kept = Kept(Path(manifest), Path(root) if root else None)
+        self._kept = KeptReader(Path(manifest), Path(root) if root else None)
         self._decode, self._shuffle, self._seed = decode, shuffle, seed
         self._rank, self._world_size, self._remainder = rank, world_size, remainder
         self._batch_size = batch_size
