@@ -24,10 +24,13 @@ class Progress(Protocol):
 
 def as_stage(progress: Progress, name: str, unit: str) -> Callable[[int, int, str], None]:
     """Returns a listener as the function (done, total, detail) that the lower floors call."""
+    has_begun = False
 
     def listen(done: int, total: int, detail: str) -> None:
-        if done == 0:
+        nonlocal has_begun
+        if done == 0 or not has_begun:  # a resumed stage does not begin at nothing
             progress.stage(name, total, unit)
+        has_begun = True
         progress.at(done, detail)
 
     return listen

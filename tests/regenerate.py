@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from curate.cli import reference
+from curate.cli.reference import reference
 from curate.manifest.exports import guide
 from curate.manifest.schema import json_schema
 

@@ -13,7 +13,8 @@ from conftest import TOY
 from tars import contents, kept_keys
 
 from curate.acquisition import ACQUISITIONS
-from curate.cli import reference, run
+from curate.cli import run
+from curate.cli.reference import reference
 from curate.manifest.exports import guide
 
 ROOT = Path(__file__).parent.parent

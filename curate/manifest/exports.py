@@ -221,9 +221,9 @@ EXPORTS: dict[str, Export] = {
         "every range holds its entry; DALI itself: not run",
     ),
     "energon": Export(
-        _energon, "Megatron Energon", "links to the plain tars, an index of each, and a split that excludes what was dropped",
-        "plain tars only; its `len()` still counts the dropped; `dataset.yaml` is the pool's own, else of crude samples",
-        "",
+        _energon, "Megatron Energon", "links to the plain tars, an index of each, a split that excludes what was dropped",
+        "plain tars only; its `len()` counts the dropped too; `dataset.yaml` is the pool's or for crude samples",
+        "not run",
     ),
     "wids": Export(
         _wids, "wids", "an index whose shards are fetched through `curate cat`",

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import IO
 
 from curate import durable
-from curate.errors import ManifestError, RunError
+from curate.errors import ManifestError, RunError, ShardError
 from curate.manifest.layout import NewShard, Piece, one_to_one, repacked
 from curate.manifest.lines import Line, manifest_digest, read_lines, read_root
 from curate.manifest.schema import Head, load_head
@@ -33,7 +34,8 @@ from curate.manifest.sidecars import (
     wids_index,
 )
 from curate.manifest.stream import END, INFO, Source, split_of, walk_kept
-from curate.pool.tar import Header, printable, split_key
+from curate.pool.sources import open_source
+from curate.pool.tar import Header, Tally, entries, printable, split_key
 
 DONE, BEGUN = "materialized.json", ".materializing.json"
 NO_RANGE_COPY = (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
@@ -100,7 +102,7 @@ def materialize(
     record = {"manifest": digest, "shards": [shard.name for shard in layout]}
     with durable.lock(_claimed(out, record)):
         durable.remove_leftovers(out)
-        missing = [shard for shard in layout if not (out / shard.name).exists()]
+        missing = [shard for shard in layout if not _is_whole(out / shard.name, shard.samples)]
         is_mixed = bool(shards or samples_per_shard)
         base = root or read_root(folder)
         write = partial(_write_shard, lines=lines, root=base, out=out, sync=sync, with_preamble=not is_mixed)
@@ -125,6 +127,18 @@ def _claimed(out: Path, record: Mapping[str, object]) -> Path:
     if not known:
         durable.write_json(out / BEGUN, record)
     return out
+
+
+def _is_whole(path: Path, samples: int) -> bool:
+    """Says whether a shard of an earlier run holds its samples: counted on the disk, from headers alone."""
+    if not (path.is_file() and path.with_suffix(".idx").is_file()):
+        return False
+    try:
+        with open_source(path, path.name, buffering=WALK_BYTES) as stream:
+            keys = (split_key(entry.name) for entry in entries(stream, path.name, Tally()))
+            return sum(1 for _ in groupby(key[0] for key in keys if key)) == samples
+    except ShardError:
+        return False
 
 
 def _in_threads(

@@ -68,6 +68,7 @@ def dali_index(samples: Sequence[Sequence[IndexEntry]]) -> str:
     """Returns DALI's index v1.2 of one plain tar: one line a sample, in the order it is read.
 
     Names are percent-encoded, because a space would end the token; DALI uses them as labels only.
+    An entry without an extension (`key.`) is left out: DALI has no way to name it.
     Source: DALI 1.25 to 2.4, `webdataset_loader.cc` and `tools/wds2idx.py`.
 
     Raises:
@@ -76,7 +77,8 @@ def dali_index(samples: Sequence[Sequence[IndexEntry]]) -> str:
     if not samples:
         raise UsageError("An index for DALI needs at least one sample.", hint="Leave the shard out of both lists.")
     lines = (
-        " ".join(f"{_token(e.extension)} {e.start} {e.size} {_token(e.name)}" for e in entries) for entries in samples
+        " ".join(f"{_token(e.extension)} {e.start} {e.size} {_token(e.name)}" for e in entries if e.extension)
+        for entries in samples
     )
     return f"v1.2 {len(samples)}\n" + "".join(f"{line}\n" for line in lines)
 

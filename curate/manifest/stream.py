@@ -35,8 +35,16 @@ Write = Callable[[bytes], object]
 Visit = Callable[[Header, Source], object]
 
 
-def copy_kept(line: Line, path: Path, write: Write | None) -> None:
+def copy_kept(
+    line: Line, path: Path, write: Write | None, *, broken: Callable[[int], object] = lambda missing: None
+) -> None:
     """Writes the kept entries of a shard as a complete tar, or with `write=None` only checks them.
+
+    Args:
+        line: what is kept.
+        path: the source.
+        write: takes the bytes.
+        broken: called when an entry cannot be finished, with the bytes that it lacks at most.
 
     Raises:
         ManifestError: the source is not the one that was pruned.
@@ -45,10 +53,13 @@ def copy_kept(line: Line, path: Path, write: Write | None) -> None:
 
     def copy(header: Header, stream: Source) -> None:
         if write is None:
-            skip(line.name, stream, header.padded)
-        else:
+            return skip(line.name, stream, header.padded)
+        try:
             write(header.blocks)
             _copy(line, stream, header.padded, write)
+        except BaseException:
+            broken(header.padded)
+            raise
 
     walk_kept(line, path, copy, preamble=write)
     if write:
@@ -172,6 +183,9 @@ def source_path(folder: Path, line: Line, shard: str, root: Path | None) -> Path
 
 def main(arguments: Sequence[str]) -> int:
     """Runs `curate cat MANIFEST SHARD [--root DIR]`; returns the exit code."""
+    if sys.stdout is None:  # closed by the caller
+        print("curate cat: error: stdout is closed.", file=sys.stderr)  # noqa: T201  (as in _poison)
+        return UsageError.exit_code
     out: BinaryIO = io.BufferedWriter(io.FileIO(sys.stdout.fileno(), "w", closefd=False), OUT_BUFFER_BYTES)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -194,22 +208,26 @@ def _cat(folder: Path, shard: str, root: Path | None, out: BinaryIO) -> None:
         out.flush()
         return
     line = find_line(folder, shard)
-    copy_kept(line, source_path(folder, line, shard, root), out.write)
+    copy_kept(line, source_path(folder, line, shard, root), out.write, broken=lambda missing: _fill(out, missing))
     out.flush()
 
 
 def info(folder: Path) -> str:
     """Returns timm's `_info.json` for the shards as `cat` streams them; those that keep nothing are left out.
 
+    timm joins a name to the `pipe:` command that it was given, and a shell runs that: names are quoted.
+
     The split is the part of a file's name before its first `-`, `_` or digit where that is one of
     `SPLITS`, else `train`.
     """
+    import shlex
+
     from curate.manifest.sidecars import ShardCount, timm_info
 
     splits: dict[str, list[ShardCount]] = {}
     for line in read_lines(folder):
         if line.kept:
-            splits.setdefault(split_of(line.name), []).append(ShardCount(line.name, line.kept))
+            splits.setdefault(split_of(line.name), []).append(ShardCount(shlex.quote(line.name), line.kept))
     if not splits:
         raise ManifestError(f"{folder} keeps no sample.", hint="A trainer cannot read that.")
     return timm_info("kept", splits)
@@ -237,15 +255,30 @@ def _interrupt(number: int, _frame: object) -> None:
     raise KeyboardInterrupt(number)
 
 
-def _poison(out: BinaryIO, error: BaseException) -> int:
-    """Ends the stream in an entry whose data never comes, says why on stderr, returns the exit code."""
-    import tarfile
+def _poison_header(announced: int) -> bytes:
+    import tarfile  # only for who fails
 
     header = tarfile.TarInfo(POISON_NAME)
-    header.size = POISON_BYTES
+    header.size = announced
+    return header.tobuf(tarfile.USTAR_FORMAT)
+
+
+def _fill(out: BinaryIO, missing: int) -> None:
+    """Writes as many blocks as an unfinished entry may lack, each of them poison where it is read as a header.
+
+    One poison alone could be just what the entry lacks: its reader would take it for the data, and
+    the end after it for a normal one. How much it lacks is not known when a write was interrupted.
+    """
+    header = _poison_header(POISON_BYTES + missing)
+    for _ in range(missing // BLOCK):
+        out.write(header)
+
+
+def _poison(out: BinaryIO, error: BaseException) -> int:
+    """Ends the stream in an entry whose data never comes, says why on stderr, returns the exit code."""
     try:
         if not os.isatty(sys.stdout.fileno()):
-            out.write(header.tobuf(tarfile.USTAR_FORMAT))
+            out.write(_poison_header(POISON_BYTES))
             out.flush()
     except OSError:
         _hushed()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
@@ -86,6 +87,25 @@ def test_timm_reads_the_kept_samples_through_its_data_dir(
         for key in kept_keys(toy_manifest, pool_folder)
     ]
     assert sorted(found) == sorted(expected)
+
+
+def test_a_shard_may_be_called_anything_and_no_shell_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm joins a name to the command of its data dir, and a shell runs that."""
+    shards = ["a b.tar", "q'uote.tar", "x{0..1}.tar", "h#sh.tar", "c::d.tar", "$(touch ran).tar", "`touch ran`;.tar"]
+    for number, name in enumerate(shards):
+        write_tar(tmp_path / "pool" / name, [(f"{number}.png", b"x"), (f"{number}.cls", b"0")])
+    pq.write_table(pa.table({"shard": shards, "ordinal": [0] * 7, "score": [1.0] * 7}), tmp_path / "s.parquet")
+    assert run(["index", str(tmp_path / "pool"), "--out", str(tmp_path / "i")]) == 0
+    words = ["prune", "--scores", str(tmp_path / "s.parquet"), "--index", str(tmp_path / "i"), "--fn", "score"]
+    assert run([*words, "--keep", "7", "--out", str(tmp_path / "m")]) == 0
+    monkeypatch.chdir(tmp_path)
+    root = f"pipe:{sys.executable} -m curate cat {tmp_path / 'm'} /kept"
+    with wds.gopen(os.path.join(root, "_info.json")) as stream:  # noqa: PTH118  (as timm does)
+        split = json.load(stream)["splits"]["train"]
+    urls = [os.path.join(root, name) for name in split["filenames"]]  # noqa: PTH118
+    found = [sample["__key__"] for sample in wds.WebDataset(urls, shardshuffle=False)]
+    assert sorted(found) == [str(number) for number in range(7)]
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_dali_index_names_the_bytes_of_the_kept_entries(

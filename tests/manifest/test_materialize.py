@@ -23,7 +23,7 @@ from curate.cli import run
 from curate.errors import ManifestError, RunError, UsageError
 from curate.manifest.lines import find_line, manifest_digest, read_lines
 from curate.manifest.materialize import materialize
-from curate.manifest.sidecars import dali_index
+from curate.manifest.sidecars import IndexEntry, dali_index
 from curate.manifest.stream import copy_kept
 from curate.pool.tar import BLOCK
 
@@ -135,6 +135,42 @@ def test_writing_again_writes_nothing_and_other_folders_are_left_alone(
     (tmp_path / "full" / "mine.txt").write_text("mine")
     assert run(["materialize", str(toy_manifest), str(tmp_path / "full")]) == 1
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "no index", "a sample less"])
+def test_a_damaged_shard_of_an_earlier_run_is_written_again(toy_manifest: Path, tmp_path: Path, damage: str) -> None:
+    out = tmp_path / "out"
+    materialize(toy_manifest, out)
+    shard = min(out.glob("*.tar"))
+    whole = shard.read_bytes()
+    if damage == "no index":
+        shard.with_suffix(".idx").unlink()
+    elif damage == "a sample less":
+        end = [at for at in range(0, len(whole), BLOCK) if whole[at : at + 3] == b"s0_"][2]
+        shard.write_bytes(whole[end:])
+    else:
+        os.truncate(shard, 0 if damage == "empty" else len(whole) // 2 // BLOCK * BLOCK)
+    assert materialize(toy_manifest, out).written == 1
+    assert (shard.read_bytes(), shard.with_suffix(".idx").is_file()) == (whole, True)
+    assert materialize(toy_manifest, out).written == 0
+
+
+def test_a_resumed_run_shows_its_bar_on_a_terminal(toy_manifest: Path, tmp_path: Path) -> None:
+    import pty
+
+    materialize(toy_manifest, tmp_path / "out")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "curate", "materialize", str(toy_manifest), str(tmp_path / "out")]
+    done = subprocess.run(command, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, check=False)
+    os.close(theirs)
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert (done.returncode, "3/3" in shown) == (0, True)
+
+
+def test_an_index_for_dali_leaves_out_what_it_cannot_name() -> None:
+    entries = [IndexEntry("png", 512, 3, "a b.png"), IndexEntry("", 1536, 1, "a b.")]
+    assert dali_index([entries]) == "v1.2 1\npng 512 3 a%20b.png\n"
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(toy_manifest: Path, tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""The command line: flags say where and how much, everything else is in the recipe. The only room
+that knows typer. Bodies are short: they turn flags into a request and a result into lines.
+"""
+
+from __future__ import annotations
+
+import errno
+import shlex
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from curate import __version__, console
+from curate.cli import pool, readers, scoring  # noqa: F401  (commands register themselves)
+from curate.cli.options import app
+from curate.errors import CurateError, UsageError
+
+INTERRUPTED = 130
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SHARD_OPTIONS = ("--test", "--val")
+# typer carries its own copy of click or uses the installed one, by version; this is the one it raises.
+ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code. Every error is one readable message."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    is_debugging = "--debug" in given
+    words = list(_spread(word for word in given if word != "--debug"))
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        result = app(words, standalone_mode=False, prog_name="curate")
+        if result == INTERRUPTED:  # what typer makes of an interrupt
+            raise KeyboardInterrupt
+    except CurateError as error:
+        return _fail(error, is_debugging)
+    except ClickException as error:
+        error.show()
+        return UsageError.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        console.note(f"Interrupted; what is finished is kept. Go on with: curate {shlex.join(given)}")
+        return INTERRUPTED
+    except OSError as error:
+        hint = "Make room and run the same command again." if error.errno in NO_ROOM else ""
+        failure = CurateError(f"{error.filename or 'The system'}: {error.strerror or error}.", hint=hint)
+        return _fail(failure, is_debugging)
+    return result if isinstance(result, int) else 0
+
+
+def _spread(words: Iterable[str]) -> Iterator[str]:
+    """Repeats an option that takes shards before each word after it, up to the next option.
+
+    A shell writes `--test test-*.tar` as one option and many words. Without this the second test
+    shard would silently become a shard of the pool.
+    """
+    option, values = "", 0
+    for word in words:
+        if word.startswith("-"):
+            option, values = word, 0
+        else:
+            if option in SHARD_OPTIONS and values:
+                yield option
+            values += 1
+        yield word
+
+
+def _fail(error: CurateError, is_debugging: bool) -> int:
+    if is_debugging:
+        raise error
+    console.show_error(error)
+    return error.exit_code
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console.say(f"curate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None: ...

@@ -1,0 +1,54 @@
+"""What several commands share: the application itself, their options, and how those are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from curate.errors import UsageError
+
+app = typer.Typer(
+    name="curate",
+    help="Prune a sharded dataset before training on it. Start with: curate demo",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help needs no rich, which would double the time until it is there
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Shards = Annotated[
+    list[str], typer.Argument(metavar="SHARDS...", help="A folder, globs, brace patterns or .tar[.gz|.zst] files.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Recipes = Annotated[Path | None, typer.Option("--recipe", help="A TOML recipe.", metavar="FILE")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Override the recipe.", metavar="SECTION.KEY=VALUE")]
+LabelFrom = Annotated[str, typer.Option("--label-from", help="cls, folder or none.", metavar="KIND")]
+LabelField = Annotated[
+    str, typer.Option("--label-field", help="Read labels from this field of .json entries.", metavar="FIELD")
+]
+Labels = Annotated[
+    Path | None, typer.Option("--labels", help="Read labels from a CSV: key, label[, shard].", metavar="CSV")
+]
+OnBadShard = Annotated[str, typer.Option("--on-bad-shard", help="fail, or skip and count its samples as failed.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Root = Annotated[Path | None, typer.Option("--root", help="Where the shards lie, if they moved.", metavar="DIR")]
+Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest's folder.")]
+
+
+def label_source(kind: str, field: str, table: Path | None) -> Any:
+    """Returns where labels come from, by the three options that say so."""
+    from curate.pool.labels import LabelSource, check_kind, read_label_table
+
+    check_kind(kind)
+    if table:
+        return LabelSource("csv", str(table), read_label_table(table))
+    return LabelSource("json", field) if field else LabelSource(kind)
+
+
+def skips(on_bad_shard: str) -> bool:
+    """Returns whether a damaged shard is skipped."""
+    if on_bad_shard not in ("fail", "skip"):
+        raise UsageError(f"--on-bad-shard {on_bad_shard}: expected fail or skip.")
+    return on_bad_shard == "skip"

@@ -1,0 +1,28 @@
+"""The reference of all commands, made from the commands themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from curate.cli.options import app
+
+
+def reference() -> str:
+    """Returns the reference of all commands in Markdown, made from the commands themselves."""
+    parts = ["# Command line\n\nGenerated from the program; do not edit.\n"]
+    for name, command in sorted(typer.main.get_command(app).commands.items()):  # type: ignore[attr-defined]  # a group
+        arguments = [p for p in command.params if p.param_type_name == "argument"]
+        options = [p for p in command.params if p.param_type_name == "option"]
+        words = "".join(f" {p.metavar or p.name.upper()}" for p in arguments)
+        parts.append(f"## curate {name}{words}\n\n{command.help.strip()}\n")
+        rows = [f"| `{p.metavar or p.name.upper()}` | {p.help or ''} | |" for p in arguments]
+        rows += [f"| `{', '.join(p.opts)}` | {p.help or ''} | {_default(p)} |" for p in options if p.name != "help"]
+        parts.append("\n".join(["| | | default |", "|---|---|---|", *rows]) + "\n")
+    return "\n".join(parts)
+
+
+def _default(option: Any) -> str:
+    value = option.default
+    return "" if value in (None, "", False, []) or callable(value) else f"`{value}`"

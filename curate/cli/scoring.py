@@ -1,0 +1,192 @@
+"""Commands of the main job: score, prune, and the demo of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from curate import console
+from curate.cli.options import (
+    Device,
+    Json,
+    LabelField,
+    LabelFrom,
+    Labels,
+    OnBadShard,
+    Recipes,
+    Sets,
+    Shards,
+    app,
+    label_source,
+    skips,
+)
+from curate.errors import UsageError
+
+
+@app.command()
+def score(
+    shards: Shards,
+    proxy: Annotated[str, typer.Option("--proxy", help="Any timm name, or one of the table in the guide.")] = "",
+    out: Annotated[Path, typer.Option("--out", help="The run's folder.", metavar="DIR")] = Path("scores"),
+    recipe: Recipes = None,
+    settings: Sets = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Training runs.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs of each run.")] = None,
+    checkpoints: Annotated[int | None, typer.Option("--checkpoints", help="Members taken from each run.")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option("--checkpoint-every", help="Epochs between them.")] = None,
+    pixels: Annotated[str, typer.Option("--pixels", help="auto, memory, disk or stream.")] = "",
+    val: Annotated[
+        list[str] | None,
+        typer.Option("--val", help="Held out of training: a fraction, or shards.", metavar="FRACTION|SHARDS..."),
+    ] = None,
+    test: Annotated[
+        list[str] | None, typer.Option("--test", help="Shards that are only reported on.", metavar="SHARDS...")
+    ] = None,
+    per_seed: Annotated[bool, typer.Option("--per-seed", help="Also keep each seed's own columns.")] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="Also keep entropy and correctness after each epoch.")] = False,
+    label_from: LabelFrom = "cls",
+    label_field: LabelField = "",
+    labels: Labels = None,
+    on_bad_shard: OnBadShard = "fail",
+    max_bad: Annotated[float, typer.Option("--max-bad", help="Largest fraction of bad samples.")] = 0.1,
+    device: Device = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; touch nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train the proxy's members, score every sample. Resumes by itself."""
+    from curate.recipe import load_recipe
+
+    flags = {
+        "proxy.name": proxy, "train.seeds": seeds, "train.epochs": epochs, "train.checkpoints": checkpoints,
+        "train.checkpoint_every": checkpoint_every, "pixels.store": pixels,
+        "score.per_seed": "true" if per_seed else None, "score.trace": "true" if trace else None,
+    }  # fmt: skip
+    given = [f"{name}={value}" for name, value in flags.items() if value]
+    loaded = load_recipe(recipe, [*(settings or []), *given])
+    source = label_source(label_from, label_field, labels)
+    from curate.workflows.run import Request
+    from curate.workflows.score import score as work
+
+    request = Request(
+        shards=shards, out=out, recipe=loaded, labels=source, val=val or (), test=test or (), device=device,
+        skip_faults=skips(on_bad_shard), max_bad=max_bad,
+    )  # fmt: skip
+    if dry_run:
+        return _show_estimate(request, as_json=as_json)
+    with console.progress(quiet=as_json) as listener:
+        summary = work(request, listener)
+    _show_scores(summary, out, as_json=as_json)
+    return None
+
+
+def _show_estimate(request: Any, *, as_json: bool) -> None:
+    from curate.workflows.estimate import estimate
+
+    result = estimate(request)
+    if as_json:
+        return console.show_json("score", {"dry_run": True, **result})
+    for name, value in result.items():
+        console.say(
+            f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')}: {value}"
+        )
+    console.note("Nothing was written.")
+    return None
+
+
+def _show_scores(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:
+    if as_json:
+        return console.show_json("score", {"out": str(out), **summary})
+    names = sorted(summary["ensemble"])
+    if names:
+        rows = [(f"seed {m['seed']} epoch {m['epoch']}", *(f"{m[n]:.2%}" for n in names)) for m in summary["members"]]
+        rows.append(("ensemble", *(f"{summary['ensemble'][n]:.2%}" for n in names)))
+        console.show_table("Accuracy", ("member", *names), rows)
+    console.say(
+        f"{summary['scored']:,} of {summary['samples']:,} samples scored by {len(summary['members'])} members of "
+        f"{summary['proxy']}, {summary['failed']:,} failed."
+    )
+    where = "" if out == Path("scores") else f" --scores {out}"
+    console.note(f"Next: curate prune{where} --keep 0.8 --fn variation_ratio")
+    return None
+
+
+@app.command()
+def prune(
+    keep: Annotated[str, typer.Option("--keep", help="A fraction (0.8, 80%) of the scored samples, or a count.")],
+    fn: Annotated[str, typer.Option("--fn", help="The acquisition function; higher is kept first.")],
+    scores: Annotated[Path, typer.Option("--scores", help="The run's folder.", metavar="DIR")] = Path("scores"),
+    index: Annotated[
+        Path | None,
+        typer.Option("--index", help="Prune scores from elsewhere: --scores is Parquet, --fn a column.", metavar="DIR"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The manifest's folder [manifests/FN-KEEP].", metavar="DIR")
+    ] = None,
+    outliers: Annotated[str, typer.Option("--outliers", help="Set aside so many of the highest scores first.")] = "0",
+    order: Annotated[str, typer.Option("--order", help="hardest or easiest: which end is kept.")] = "hardest",
+    per_class: Annotated[str | None, typer.Option("--per-class", help="equal or proportional.")] = None,
+    min_per_class: Annotated[
+        int, typer.Option("--min-per-class", min=0, help="Keep at least so many of each class.")
+    ] = 0,
+    always: Annotated[
+        Path | None, typer.Option("--always", help="Keys to keep in any case, one a line.", metavar="FILE")
+    ] = None,
+    never: Annotated[
+        Path | None, typer.Option("--never", help="Keys never to keep, one a line.", metavar="FILE")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of --fn random.")] = 0,
+    keep_list: Annotated[bool, typer.Option("--keep-list", help="Also write keep.txt: shard TAB key.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a different manifest.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn score tables into a manifest. Seconds, no torch."""
+    from curate.workflows import prune as work
+
+    for name, value, known in (
+        ("--order", order, ("hardest", "easiest")),
+        ("--per-class", per_class, (None, "equal", "proportional")),
+    ):
+        if value not in known:
+            raise UsageError(f"{name} {value}: expected {' or '.join(filter(None, known))}.")
+    result = work.prune(
+        work.Request(
+            scores=scores, index=index, fn=fn, keep=keep, out=out, outliers=outliers, order=order, per_class=per_class,  # type: ignore[arg-type]  # checked above
+            min_per_class=min_per_class, seed=seed, always=always, never=never, keep_list=keep_list, force=force,
+        )
+    )  # fmt: skip
+    if as_json:
+        return console.show_json("prune", {**vars(result), "out": str(result.out)})
+    dropped = ", ".join(f"{count:,} by {reason}" for reason, count in result.dropped.items()) or "none"
+    console.say(f"{result.kept:,} kept, dropped: {dropped}, {result.failed:,} failed; {result.samples:,} in all.")
+    console.say(f"manifest: {result.out}\ndigest: {result.digest}")
+    console.note(f"Next: curate verify {result.out}; curate cat {result.out} {result.first_shard} | tar t")
+    return None
+
+
+@app.command()
+def demo(
+    out: Annotated[Path | None, typer.Option("--out", help="Keep everything in this folder.", metavar="DIR")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Training runs behind each figure.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Tell the whole story on scikit-learn's digits, in under a minute."""
+    from curate.workflows.demo import demo as tell
+
+    with console.progress(quiet=as_json) as listener:
+        result = tell(out, seeds=seeds, progress=listener)
+    if as_json:
+        return console.show_json("demo", result)
+    rows = [
+        (r["trained_on"], f"{r['samples']:,}", f"{r['mean']:.2%}", "-" if r["spread"] is None else f"{r['spread']:.2%}")
+        for r in result["table"]
+    ]
+    console.show_table(
+        f"Test accuracy on {result['test_samples']} held-out digits, n = {seeds}",
+        ("trained on", "samples", "mean", "std"),
+        rows,
+    )
+    console.say(result["verdict"])
+    console.note("Next: curate score SHARDS --proxy resnet18, then curate prune --keep 0.8 --fn variation_ratio")
+    return None
