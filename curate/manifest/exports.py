@@ -221,7 +221,7 @@ EXPORTS: dict[str, Export] = {
         "every range holds its entry; DALI itself: not run",
     ),
     "energon": Export(
-        _energon, "Megatron Energon", "links to the plain tars, an index of each, a split that excludes what was dropped",
+        _energon, "Megatron Energon", "links to the plain tars, an index of each, a split without what was dropped",
         "plain tars only; its `len()` counts the dropped too; `dataset.yaml` is the pool's or for crude samples",
         "not run",
     ),
