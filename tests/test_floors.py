@@ -14,7 +14,7 @@ FLOORS = {
     "errors": 0, "samples": 0, "progress": 0,
     "durable": 1, "tables": 1, "recipe": 1, "pool": 1, "scores": 1, "foreign": 1, "manifest": 1,
     "acquisition": 1, "selection": 1, "statistics": 1,
-    "proxy": 2, "trainer": 2, "workflows": 3, "cli": 4, "console": 4, "__main__": 4, "__init__": 4,
+    "proxy": 2, "trainer": 2, "workflows": 3, "cli": 4, "report": 4, "console": 4, "__main__": 4, "__init__": 4,
 }  # fmt: skip
 FILES_ROOM = {"durable", "tables", "recipe", "pool", "scores", "foreign", "manifest"}
 ARITHMETIC_ROOM = {"acquisition", "selection", "statistics"}
@@ -61,7 +61,7 @@ def loaded_after(code: str) -> set[str]:
 
 
 def test_help_prune_and_verify_do_not_import_torch() -> None:
-    code = "import curate.cli.reference, curate.workflows.prune, curate.manifest.verify"
+    code = "import curate.cli.reference, curate.workflows.prune, curate.manifest.verify, curate.report.markdown"
     assert not {"torch", "timm", "webdataset"} & loaded_after(code)
 
 

@@ -125,11 +125,17 @@ def read_head(folder: Path) -> dict[str, Any]:
     return dict(head)
 
 
-def read_root(folder: Path) -> Path:
-    """Returns the folder that the shards' names are relative to, from the unhashed `source.json`."""
+def read_source(folder: Path) -> dict[str, Any]:
+    """Returns the unhashed `source.json`: `root`, where the shards were, and what the manifest was made from."""
     path = folder / SOURCE
     with _reading(path):
-        return Path(json.loads(path.read_bytes())["root"])
+        source = json.loads(path.read_bytes())
+        return {**source, "root": Path(source["root"])}
+
+
+def read_root(folder: Path) -> Path:
+    """Returns the folder that the shards' names are relative to."""
+    return Path(read_source(folder)["root"])
 
 
 def file_digest(path: Path) -> str:

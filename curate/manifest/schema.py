@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from curate.errors import ManifestError
 from curate.manifest.lines import HEAD, INDEX, LINES, read_head
@@ -65,6 +73,12 @@ class Selection(Model):
     scheme: Literal["compress", "build_up", "pretrain"]
     iteration: Count
     base: Digest | None = Field(description="digest of the manifest this one grows from")
+    of: tuple[Digest, ...] = Field(default=(), description="digests of the manifests that `fn` merged, intersected, …")
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves `of` out where there is nothing to say: what was pruned keeps its digest."""
+        return {name: value for name, value in write(self).items() if name != "of" or value}
 
 
 class Scored(Model):

@@ -63,6 +63,20 @@ def verify(
     return Verdict(manifest_digest(folder), head, len(lines), tuple(findings))
 
 
+def load_whole(folder: Path) -> Head:
+    """Returns a manifest's head once its other files have the digests that it records.
+
+    Raises:
+        ManifestError: a file is missing or is not the one that was written.
+    """
+    head = load_head(folder)
+    for finding in _files(folder, head):
+        raise ManifestError(
+            f"{folder / finding.where}: {finding.what}.", hint="Copy the manifest again, or prune again."
+        )
+    return head
+
+
 def _files(folder: Path, head: Head) -> Iterator[Finding]:
     for name, digest in head.files.items():
         try:

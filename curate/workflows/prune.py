@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate import __version__
 from curate.acquisition import acquisition
 from curate.errors import ScoreError, UsageError
 from curate.foreign import read_foreign
 from curate.manifest.lines import find_line
+from curate.manifest.origin import made_from
 from curate.manifest.schema import ClassTable, Scored, Selection
 from curate.manifest.write import Choice, write_manifest
 from curate.pool.index import Pool, load_pool
@@ -149,7 +149,7 @@ def prune(request: Request) -> Pruned:
             base=None,
         ),
         scored=scores.scored,
-        source={"scores": str(request.scores.absolute()), "curate": __version__},
+        source=made_from(request.scores, request.index),
         keep_list=request.keep_list,
         force=request.force,
     )

@@ -1,0 +1,49 @@
+"""Seconds and peak memory of `curate diff`, `curate manifest merge` and `curate check` on synthetic scores.
+
+Run: python -m benchmarks.gates [SAMPLES]
+
+The whole process is timed, start-up included, median of five after one warm-up. The limit beside them is
+reading and parsing the lines of both manifests, in one process, without comparing anything.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.prune import RUNS, make_scores, measure
+
+READ = """
+import sys, pathlib
+from curate.manifest.lines import read_lines
+for folder in sys.argv[1:]:
+    list(read_lines(pathlib.Path(folder)))
+"""
+
+
+def main() -> None:
+    samples = int(sys.argv[1]) if len(sys.argv) > 1 else 1_300_000
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_scores(folder / "scores", samples)
+        curate = [sys.executable, "-m", "curate"]
+        a, b = str(folder / "a"), str(folder / "b")
+        for fn, out in (("variation_ratio", a), ("entropy", b)):
+            words = ["--scores", str(folder / "scores"), "--keep", "0.8", "--fn", fn, "--out", out]
+            subprocess.run([*curate, "prune", *words], check=True, capture_output=True)
+        arms = {
+            "diff A B": [*curate, "diff", a, b],
+            "manifest merge A B": [*curate, "manifest", "merge", a, b, "--out", str(folder / "merged"), "--force"],
+            "limit: parse both manifests": [sys.executable, "-c", READ, a, b],
+        }
+        for arm, command in arms.items():
+            runs = [measure(command) for _ in range(RUNS + 1)][1:]
+            seconds, peak = (statistics.median(column) for column in zip(*runs, strict=True))
+            print(f"{arm}: {samples:,} samples, {seconds:.2f} s, {peak:.0f} MiB peak, median of {RUNS}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What a manifest was made from: the index and the scores that its unhashed `source.json` names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curate import __version__
+from curate.errors import ManifestError
+from curate.foreign import read_foreign
+from curate.manifest.lines import read_source
+from curate.manifest.schema import Head
+from curate.pool.index import Pool, load_pool
+from curate.scores import BAD, INDEX, SUMMARY, BadSample, Columns, read_bad, read_columns
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A pool and its scores.
+
+    Attributes:
+        scores: the run's folder; with `index`, a Parquet file or folder that something else wrote.
+        index: the index of scores from elsewhere, else None.
+        pool: what was scored.
+        bad: the samples that have no score, with reasons.
+    """
+
+    scores: Path
+    index: Path | None
+    pool: Pool
+    bad: Sequence[BadSample]
+
+    def columns(self, names: Sequence[str]) -> Columns:
+        """Returns columns of all scored samples, `identity` and `label` among them.
+
+        Raises:
+            ScoreError: a table or a column is missing, or a sample has no value.
+        """
+        if self.index is None:
+            return read_columns(
+                self.scores, self.pool, list(dict.fromkeys(["identity", "label", *names])), bad=self.bad
+            )
+        return read_foreign(self.scores, self.pool, names[0] if names else None, with_keys=False)[0]
+
+
+def made_from(scores: Path, index: Path | None) -> dict[str, Any]:
+    """Returns what `source.json` records of a manifest's making."""
+    record = {"scores": str(scores.absolute()), "curate": __version__}
+    return {**record, "index": str(index.absolute())} if index else record
+
+
+def open_origin(scores: Path, index: Path | None = None) -> Origin:
+    """Returns a pool and who of it has no score; per-sample columns are read when they are asked for.
+
+    Raises:
+        RunError: no finished scores are there.
+        ScoreError: scores from elsewhere do not fit the index.
+    """
+    if index is None:
+        return Origin(scores, None, load_pool(scores / INDEX), read_bad(scores / BAD))
+    pool = load_pool(index)
+    return Origin(scores, index, pool, read_foreign(scores, pool, None, with_keys=False)[1])
+
+
+def find_origin(folder: Path, head: Head, scores: Path | None = None, index: Path | None = None) -> Origin:
+    """Returns what a manifest was made from.
+
+    Args:
+        folder: the manifest.
+        head: its head.
+        scores, index: where they lie, if not where they were when it was written.
+
+    Raises:
+        ManifestError: they are not there, or are of another pool.
+    """
+    source = read_source(folder)
+    found = scores or Path(source.get("scores", ""))
+    if not (found / SUMMARY).exists() and not index:
+        index = Path(source["index"]) if "index" in source and not scores else None
+    if not found.exists() or not ((found / SUMMARY).exists() or (index and index.exists())):
+        raise ManifestError(
+            f"{folder}: the scores it was made from are not in {found}.",
+            hint="Name their folder with --scores, and with --index where something else wrote the scores.",
+        )
+    origin = open_origin(found, index)
+    check_pool(origin.pool, folder, head)
+    return origin
+
+
+def find_pool(folder: Path, head: Head) -> Pool | None:
+    """Returns the index of a manifest's pool where it still lies, else None."""
+    source = read_source(folder)
+    index = Path(source["index"]) if "index" in source else Path(source.get("scores", "")) / INDEX
+    if not (index / "pool.json").exists():
+        return None
+    pool = load_pool(index)
+    return pool if pool.fingerprint == head.pool.fingerprint else None
+
+
+def check_pool(pool: Pool, folder: Path, head: Head) -> None:
+    """Accepts the index that a manifest is of.
+
+    Raises:
+        ManifestError: it is of another pool.
+    """
+    if pool.fingerprint != head.pool.fingerprint:
+        raise ManifestError(
+            f"{folder} is of a pool with fingerprint {head.pool.fingerprint}; {pool.folder} has {pool.fingerprint}.",
+            hint="Expected the index that the manifest was made from.",
+        )
