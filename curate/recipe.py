@@ -86,6 +86,7 @@ class Score(Section):
     batch_size: Positive = 256
     per_seed: bool = False
     trace: bool = False
+    early_epochs: Count = 20
 
 
 class Recipe(Section):

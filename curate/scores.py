@@ -116,8 +116,9 @@ def _plain(column: pa.ChunkedArray, name: str) -> NDArray[Any]:
         return np.asarray(column.fill_null(-1).to_numpy() if column.null_count else column.to_numpy())
     if column.null_count:
         raise ScoreError(
-            f"{column.null_count:,} of {len(column):,} samples have no '{name}', because they have no label.",
-            hint="Choose a function that needs no labels, such as entropy or mutual_information.",
+            f"{column.null_count:,} of {len(column):,} samples have no '{name}': it needs a label, and what is "
+            "measured while training needs samples that were trained on.",
+            hint="Choose a function that needs neither, such as entropy or mutual_information; or score without --val.",
         )
     return np.asarray(column.to_numpy())
 

@@ -8,8 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from curate.acquisition.baseline import loss, random
+from curate.acquisition.difficulty import (
+    aum,
+    confidence,
+    correctness,
+    el2n,
+    forgetting,
+    grand,
+    mean_loss,
+    variability,
+)
 from curate.acquisition.disagreement import error_count, mutual_information, variation_ratio
 from curate.acquisition.ensemble import Ensemble, EnsembleSums, FloatArray, ensemble_of
 from curate.acquisition.uncertainty import entropy, least_confidence, margin
@@ -20,6 +31,7 @@ __all__ = ["ACQUISITIONS", "Acquisition", "Ensemble", "EnsembleSums", "acquisiti
 IDENTITY = frozenset({"identity"})
 ENSEMBLE = frozenset({"ensemble"})
 LABELS = frozenset({"ensemble", "labels"})
+DYNAMICS = frozenset({"dynamics"})
 
 
 @dataclass(frozen=True)
@@ -27,8 +39,9 @@ class Acquisition:
     """One row of the table.
 
     Attributes:
-        function: B samples of an ensemble → B scores, float64, higher = keep first.
-        needs: a subset of "identity", "ensemble", "labels".
+        function: B samples of an `Ensemble` → B scores, float64, higher = keep first; with "dynamics",
+            the `Dynamics` of B samples.
+        needs: a subset of "identity", "ensemble", "labels", or "dynamics" alone.
         members: the fewest members it makes sense for; 0 where it looks at none.
         tie: the acquisition function that decides between equal scores, before the identity does.
         unit_range: the unit and the range of the score, in words.
@@ -36,7 +49,7 @@ class Acquisition:
         line: one line of description.
     """
 
-    function: Callable[[Ensemble], FloatArray]
+    function: Callable[[Any], FloatArray]
     needs: frozenset[str]
     members: int
     tie: str | None
@@ -117,6 +130,78 @@ ACQUISITIONS: dict[str, Acquisition] = {
         unit_range="nats, [0, 103.28]",
         source="Shannon 1948",
         line="the cross-entropy of the mean prediction against the label",
+    ),
+    "forgetting": Acquisition(
+        function=forgetting,
+        needs=DYNAMICS,
+        members=0,
+        tie="mean_loss",
+        unit_range="events, summed over seeds; never learned counts T, the number of epochs",
+        source="Toneva et al. 2019; Coleman et al. 2020",
+        line="how often training unlearned the label",
+    ),
+    "correctness": Acquisition(
+        function=correctness,
+        needs=DYNAMICS,
+        members=0,
+        tie="mean_loss",
+        unit_range="[0, 1]",
+        source="Swayamdipta et al. 2020",
+        line="the fraction of epochs in which the label was missed",
+    ),
+    "confidence": Acquisition(
+        function=confidence,
+        needs=DYNAMICS,
+        members=0,
+        tie=None,
+        unit_range="[0, 1]",
+        source="Swayamdipta et al. 2020",
+        line="one minus the label's mean probability over training: the hard end of the data map",
+    ),
+    "variability": Acquisition(
+        function=variability,
+        needs=DYNAMICS,
+        members=0,
+        tie=None,
+        unit_range="[0, 0.5]",
+        source="Swayamdipta et al. 2020",
+        line="the spread of the label's probability over training: the ambiguous end of the data map",
+    ),
+    "aum": Acquisition(
+        function=aum,
+        needs=DYNAMICS,
+        members=0,
+        tie=None,
+        unit_range="logits, unbounded",
+        source="Pleiss et al. 2020",
+        line="minus the mean margin of the label's logit over training",
+    ),
+    "el2n": Acquisition(
+        function=el2n,
+        needs=DYNAMICS,
+        members=0,
+        tie=None,
+        unit_range="[0, √2]",
+        source="Paul, Ganguli and Dziugaite 2021",
+        line="the mean norm of the error in the early epochs",
+    ),
+    "grand": Acquisition(
+        function=grand,
+        needs=DYNAMICS,
+        members=0,
+        tie=None,
+        unit_range="[0, ∞)",
+        source="Paul, Ganguli and Dziugaite 2021",
+        line="the mean norm of the last layer's gradient in the early epochs",
+    ),
+    "mean_loss": Acquisition(
+        function=mean_loss,
+        needs=DYNAMICS,
+        members=0,
+        tie=None,
+        unit_range="nats, [0, ∞)",
+        source="Shannon 1948",
+        line="the mean cross-entropy over training",
     ),
 }
 

@@ -45,7 +45,9 @@ def score(
         list[str] | None, typer.Option("--test", help="Shards that are only reported on.", metavar="SHARDS...")
     ] = None,
     per_seed: Annotated[bool, typer.Option("--per-seed", help="Also keep each seed's own columns.")] = False,
-    trace: Annotated[bool, typer.Option("--trace", help="Also keep entropy and correctness after each epoch.")] = False,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Also keep entropy, correctness and forgetting of each epoch.")
+    ] = False,
     label_from: LabelFrom = "cls",
     label_field: LabelField = "",
     labels: Labels = None,

@@ -20,15 +20,18 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from curate import durable
+from curate.acquisition.dynamics import STATE as DYNAMICS_STATE
+from curate.acquisition.dynamics import Dynamics
 from curate.errors import RunError, UsageError
 from curate.proxy.augment import augmented
 from curate.proxy.models import ModelSpec, build_model
 from curate.proxy.pixels import Pixels
 from curate.proxy.schedule import checkpoint_epochs, rate_at
+from curate.proxy.watch import Watch
 from curate.recipe import Augment, Train
 
 STATE = "state.safetensors"
-MOMENTUM = "momentum/"
+MOMENTUM, DYNAMICS = "momentum/", "dynamics/"
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def train_member(
     folder: Path,
     progress: Callable[[int, int], None],
     on_epoch: Callable[[int, nn.Module, dict[str, Any]], None],
+    dynamics: Dynamics | None = None,
 ) -> None:
     """Trains one seed on some rows and leaves its members in `folder`; goes on where it stopped.
 
@@ -96,23 +100,29 @@ def train_member(
         folder: `epoch-NNN.safetensors` for each member, and the state of the last epoch.
         progress: called with (epoch, rows seen in it).
         on_epoch: called after each epoch with its number from 1, the network and the record so far.
+        dynamics: what is told of every epoch, one row for each of the pixels' rows; what was saved with
+            the last epoch takes its place first.
 
     Raises:
         RunError: the loss is not finite.
+        ScoreError: the state of the last epoch holds no dynamics, or those of another pool.
     """
     folder.mkdir(parents=True, exist_ok=True)
     durable.remove_leftovers(folder)
     model = build_model(plan.spec, seed=seed).to(plan.device)
     optimizer = build_optimizer(model, plan.train)
-    history = _resume(folder / STATE, model, optimizer)
+    history = _resume(folder / STATE, model, optimizer, dynamics)
+    watch = Watch(model) if dynamics is not None else None
     for epoch in range(len(history), plan.train.epochs):
         model.train()
-        record = _epoch(plan, model, optimizer, pixels, rows_K, seed=seed, epoch=epoch, progress=progress)
+        record = _epoch(plan, model, optimizer, pixels, rows_K, seed=seed, epoch=epoch, progress=progress, watch=watch)
+        if dynamics is not None and watch is not None:
+            dynamics.add_epoch(*watch.finish())
         on_epoch(epoch + 1, model, record)
         history.append(record)
         if epoch + 1 in checkpoint_epochs(plan.train):
             save_member(member_path(folder, epoch + 1), model, plan, seed=seed, epoch=epoch + 1)
-        _save_state(folder / STATE, model, optimizer, history)
+        _save_state(folder / STATE, model, optimizer, history, dynamics)
 
 
 def member_path(folder: Path, epoch: int) -> Path:
@@ -128,6 +138,22 @@ def history_of(folder: Path) -> list[dict[str, Any]]:
     with safe_open(path, "pt") as file:
         history: list[dict[str, Any]] = json.loads(file.metadata()["history"])
     return history
+
+
+def dynamics_of(folder: Path, first: int, last: int) -> Dynamics:
+    """Returns the dynamics of the rows from `first` up to `last` that a seed's training has saved.
+
+    Raises:
+        ScoreError: there are none.
+    """
+    dynamics = Dynamics(last - first)
+    with safe_open(folder / STATE, "numpy") as file:
+        names = {name.removeprefix(DYNAMICS) for name in file.keys() if name.startswith(DYNAMICS)}  # noqa: SIM118  (no dict)
+        state = {name: file.get_slice(DYNAMICS + name)[first:last] for name in names & set(DYNAMICS_STATE)}
+        if "clock" in names:
+            state["clock"] = file.get_tensor(DYNAMICS + "clock")
+    dynamics.restore(state)
+    return dynamics
 
 
 def build_optimizer(model: nn.Module, train: Train) -> torch.optim.SGD:
@@ -148,6 +174,7 @@ def _epoch(
     seed: int,
     epoch: int,
     progress: Callable[[int, int], None],
+    watch: Watch | None,
 ) -> dict[str, Any]:
     draw = np.random.default_rng([plan.train.seed, seed, epoch, 1])
     seen, loss_sum, hits = 0, 0.0, 0
@@ -160,6 +187,8 @@ def _epoch(
         inputs = normalised(augmented(pixels_B, plan.augment, draw), plan)
         with autocast(plan):
             logits_BC = model(inputs).float()
+        if watch is not None:
+            watch.add(rows_B, logits_BC, label_B)
         loss = nn.functional.cross_entropy(logits_BC, label_B, label_smoothing=plan.train.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
@@ -183,21 +212,34 @@ def _diverged(pixels: Pixels, rows_B: NDArray[np.int64], *, seed: int, epoch: in
     )
 
 
-def _resume(path: Path, model: nn.Module, optimizer: torch.optim.SGD) -> list[dict[str, Any]]:
+def _resume(
+    path: Path, model: nn.Module, optimizer: torch.optim.SGD, dynamics: Dynamics | None
+) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     state = load_file(path)
-    model.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith(MOMENTUM)})
+    model.load_state_dict({name: state[name] for name in state if not name.startswith((MOMENTUM, DYNAMICS))})
     for name, parameter in model.named_parameters():
         if (momentum := state.get(MOMENTUM + name)) is not None:
             buffer = torch.empty_like(parameter)
             buffer.copy_(momentum)
             optimizer.state[parameter]["momentum_buffer"] = buffer
+    if dynamics is not None:
+        saved = {name: tensor.numpy() for name, tensor in state.items() if name.startswith(DYNAMICS)}
+        dynamics.restore({name.removeprefix(DYNAMICS): array for name, array in saved.items()})
     return history_of(path.parent)
 
 
-def _save_state(path: Path, model: nn.Module, optimizer: torch.optim.SGD, history: list[dict[str, Any]]) -> None:
+def _save_state(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.SGD,
+    history: list[dict[str, Any]],
+    dynamics: Dynamics | None,
+) -> None:
     tensors = dict(_plain(model))
+    if dynamics is not None:
+        tensors |= {DYNAMICS + name: torch.from_numpy(array) for name, array in dynamics.state().items()}
     for name, parameter in model.named_parameters():
         buffer = optimizer.state[parameter].get("momentum_buffer")
         if buffer is not None:

@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from curate import durable
-from curate.acquisition import ACQUISITIONS, Ensemble
-from curate.acquisition.baseline import random
+from curate.acquisition import ACQUISITIONS
+from curate.acquisition.columns import dynamics_columns, ensemble_columns
+from curate.acquisition.difficulty import forgetting, never_learned
+from curate.acquisition.dynamics import Dynamics
 from curate.errors import TooMuchBadDataError
 from curate.pool.index import bad_samples
 from curate.progress import Progress, Silent
 from curate.proxy.pixels import Pixels
 from curate.proxy.predict import accuracy, predict_shard
 from curate.proxy.schedule import checkpoint_epochs
-from curate.proxy.training import history_of, load_member, member_path, train_member
+from curate.proxy.training import dynamics_of, history_of, load_member, member_path, train_member
 from curate.scores import BAD, SUMMARY, BadSample, table_path, write_bad, write_record, write_scores
 from curate.workflows.held_out import HeldOut, other_shards, split
 from curate.workflows.run import Request, Run, described, open_run
@@ -73,10 +75,11 @@ def _train(run: Run, pixels: Pixels, rows_K: NDArray[np.int64], seed: int) -> No
     if done == epochs:
         return
     run.progress.stage(f"train seed {seed}", epochs * len(rows_K), "images")
+    dynamics = Dynamics(len(pixels.rows), early_epochs=run.request.recipe.score.early_epochs)
 
     def on_epoch(epoch: int, model: nn.Module, record: dict[str, Any]) -> None:
         if run.request.recipe.score.trace:
-            _trace(run, pixels, model, seed, epoch)
+            _trace(run, pixels, model, dynamics, f"seed-{seed:03d}/epoch-{epoch:03d}")
         run.log(event="epoch", seed=seed, **record)
 
     train_member(
@@ -87,13 +90,15 @@ def _train(run: Run, pixels: Pixels, rows_K: NDArray[np.int64], seed: int) -> No
         folder=run.folder(seed),
         progress=lambda epoch, seen: run.progress.at(epoch * len(rows_K) + seen, f"epoch {epoch + 1}/{epochs}"),
         on_epoch=on_epoch,
+        dynamics=dynamics,
     )
 
 
-def _trace(run: Run, pixels: Pixels, model: nn.Module, seed: int, epoch: int) -> None:
-    """Writes entropy and correctness of every sample after an epoch, on the plain image."""
+def _trace(run: Run, pixels: Pixels, model: nn.Module, dynamics: Dynamics, name: str) -> None:
+    """Writes entropy and correctness of every sample after an epoch, on the plain image, and forgetting so far."""
     model.eval()
     for index, scan in enumerate(run.pool.scans):
+        so_far = dynamics.of_rows(*pixels.rows.offset_S[index : index + 2].tolist())
         parts = [
             (
                 part.rows_B - pixels.rows.offset_S[index],
@@ -101,15 +106,15 @@ def _trace(run: Run, pixels: Pixels, model: nn.Module, seed: int, epoch: int) ->
                 part.whole.errors_B,
             )
             for part in predict_shard(
-                run.plan, [(seed, model)], pixels, index, batch_size=run.request.recipe.score.batch_size
+                run.plan, [(0, model)], pixels, index, batch_size=run.request.recipe.score.batch_size
             )
         ]
+        if not parts:
+            continue  # a shard of bad samples alone
         ordinal_N, entropy_N, errors_N = (np.concatenate(column) for column in zip(*parts, strict=True))
-        write_scores(
-            run.request.out / "trace" / f"seed-{seed:03d}" / f"epoch-{epoch:03d}",
-            scan.name,
-            {"ordinal": ordinal_N, "entropy": entropy_N, "correct": errors_N == 0},
-        )
+        columns = {"ordinal": ordinal_N, "entropy": entropy_N, "correct": errors_N == 0}
+        columns |= {f.__name__: f(so_far)[ordinal_N] for f in (forgetting, never_learned)}
+        write_scores(run.request.out / "trace" / name, scan.name, columns)
 
 
 def _members(run: Run) -> list[tuple[int, nn.Module]]:
@@ -125,6 +130,7 @@ def _score_shards(run: Run, pixels: Pixels, members: Sequence[tuple[int, nn.Modu
         marker = table_path(run.request.out, scan.name)
         if not marker.exists() or not _bad_path(run, scan.name).exists():
             columns = score_columns(run, pixels, members, index)
+            columns |= _learned(run, pixels, index, columns["ordinal"])
             before = {(bad.shard, bad.ordinal) for bad in bad_samples_of(run, index)}
             bad = [b for b in pixels.bad if b.shard == scan.name and (b.shard, b.ordinal) not in before]
             # The list of bad samples first: the table is the marker that the shard is done.
@@ -176,9 +182,9 @@ def score_columns(
         ordinal_B = part.rows_B - first
         columns: dict[str, NDArray[Any]] = {"ordinal": ordinal_B, "label": pixels.rows.label_N[part.rows_B]}
         columns["prediction"] = part.whole.mean_probs_BC.argmax(1).astype(np.int32)
-        columns |= _acquired(part.whole, identity_S[ordinal_B], run.plan.train.seed)
+        columns |= ensemble_columns(part.whole, identity_S[ordinal_B], seed=run.plan.train.seed)
         for seed, ensemble in part.by_seed.items():
-            columns |= {f"{name}@{seed}": values for name, values in _acquired(ensemble, None, 0).items()}
+            columns |= {f"{name}@{seed}": values for name, values in ensemble_columns(ensemble).items()}
         for name, values in columns.items():
             parts.setdefault(name, []).append(values)
         run.progress.at(int(part.rows_B[-1]), run.pool.scans[index].name)
@@ -193,19 +199,17 @@ def score_columns(
     }
 
 
-def _acquired(ensemble: Ensemble, identity_B: NDArray[np.uint64] | None, seed: int) -> dict[str, NDArray[Any]]:
-    columns: dict[str, NDArray[Any]] = {}
-    for name, row in ACQUISITIONS.items():
-        if "identity" in row.needs:
-            if identity_B is not None:
-                columns[name] = random(_with_identity(ensemble, identity_B), seed=seed)
-        elif row.members <= ensemble.members:
-            columns[name] = row.function(ensemble)
-    return columns
-
-
-def _with_identity(ensemble: Ensemble, identity_B: NDArray[np.uint64]) -> Ensemble:
-    return Ensemble(**{**vars(ensemble), "identity_B": identity_B})
+def _learned(run: Run, pixels: Pixels, index: int, ordinal_N: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Returns what training itself revealed of one shard's samples: over all seeds and, if asked for, of each."""
+    if not len(ordinal_N):
+        return {}
+    first, last = pixels.rows.offset_S[index : index + 2].tolist()
+    by_seed = {seed: dynamics_of(run.folder(seed), first, last) for seed in run.seeds}
+    columns = dynamics_columns(list(by_seed.values()))
+    if run.request.recipe.score.per_seed:
+        for seed, dynamics in by_seed.items():
+            columns |= {f"{name}@{seed}": values for name, values in dynamics_columns([dynamics]).items()}
+    return {name: values[ordinal_N] for name, values in columns.items()}
 
 
 def _summary(
@@ -234,6 +238,7 @@ def _summary(
         "failed": len(bad),
         "unlabelled": run.pool.unlabelled,
         "held_out": len(val.rows_K) if val else 0,
+        "epochs": run.plan.train.epochs,
         "members": records,
         "ensemble": ensemble,
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import BAD_KEY, TOY, png, write_tar
+from conftest import BAD_KEY, TOY, png, toy_members, write_tar
 
 from curate.cli import run
 from curate.manifest.schema import load_head
@@ -27,6 +27,15 @@ COLUMNS = [
     "variation_ratio",
     "error_count",
     "loss",
+    "forgetting",
+    "correctness",
+    "confidence",
+    "variability",
+    "aum",
+    "el2n",
+    "grand",
+    "mean_loss",
+    "never_learned",
 ]
 
 
@@ -120,10 +129,52 @@ def test_the_other_ways_of_the_pixels_score_every_sample(pool_folder: Path, tmp_
     assert set(summary["ensemble"]) == {"val", "test"}
     table = pq.read_table(out / "tables" / "toy-0000.tar.parquet")
     assert {"entropy@0", "mutual_information@1"} <= set(table.column_names)
+    one, two, both = (table[name].to_numpy(zero_copy_only=False) for name in ("aum@0", "aum@1", "aum"))
+    assert np.allclose((one + two) / 2, both, equal_nan=True)
+    events = [table[name].to_numpy(zero_copy_only=False) for name in ("forgetting@0", "forgetting@1", "forgetting")]
+    assert np.array_equal(events[0] + events[1], events[2], equal_nan=True)
     traces = sorted(
         str(path.parent.parent.relative_to(out / "trace")) for path in out.glob("trace/*/*/tables/toy-0000*")
     )
     assert traces == [f"seed-{seed:03d}/epoch-{epoch:03d}" for seed in (0, 1) for epoch in (1, 2, 3)]
+    last = pq.read_table(out / "trace" / "seed-001" / "epoch-003" / "tables" / "toy-0000.tar.parquet")
+    assert last["forgetting"].equals(table["forgetting@1"])
+    assert last["never_learned"].equals(table["never_learned@1"])
+
+
+def test_what_was_held_out_of_training_has_no_dynamics(pool_folder: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "scores"
+    held = str(pool_folder / "toy-0001.tar")
+    assert run(["score", str(pool_folder), "--out", str(out), *TOY, "--seeds", "1", "--val", held]) == 0
+    nulls = {}
+    for shard in range(3):
+        table = pq.read_table(out / "tables" / f"toy-000{shard}.tar.parquet")
+        nulls[shard] = {table[name].null_count for name in COLUMNS[COLUMNS.index("forgetting") :]}
+        assert table["entropy"].null_count == 0
+    assert nulls == {0: {0}, 1: {15}, 2: {0}}
+    assert prune(out, tmp_path / "m", "--keep", "0.5", "--fn", "forgetting") == 1
+    assert "15 of 47 samples have no 'forgetting'" in capsys.readouterr().err
+
+
+def test_dynamics_are_the_samples_own_whatever_shards_they_lie_in(pool_folder: Path, tmp_path: Path) -> None:
+    """The same samples in one shard, trained in one batch an epoch at a rate that learns nothing."""
+    still = ["--seeds", "1", "--set", "train.rate=1e-9", "--set", "train.batch_size=64", "--set", "augment.flip=false"]
+    still += ["--set", "augment.translate_px=0", "--set", "train.precision=float32"]
+    members = [entry for shard in range(3) for entry in toy_members(shard)]
+    write_tar(tmp_path / "one" / "one.tar", members[::-1])
+    found = []
+    for name, pool in (("three", pool_folder), ("joined", tmp_path / "one")):
+        assert run(["score", str(pool), "--out", str(tmp_path / name), *TOY, *still]) == 0
+        tables = [pq.read_table(path) for path in sorted((tmp_path / name).glob("tables/*.parquet"))]
+        found.append(
+            {
+                key: loss
+                for t in tables
+                for key, loss in zip(*t.select(["key", "mean_loss"]).to_pydict().values(), strict=True)
+            }
+        )
+    assert len(set(found[0].values())) > 40
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
 
 
 def prune(scores: Path, out: Path, *words: str) -> int:
