@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from curate.cli.reference import reference
-from curate.manifest.exports import guide
+from curate.manifest.guide import guide
 from curate.manifest.schema import json_schema
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -15,7 +15,7 @@ from tars import contents, kept_keys
 from curate.acquisition import ACQUISITIONS
 from curate.cli import run
 from curate.cli.reference import reference
-from curate.manifest.exports import guide
+from curate.manifest.guide import guide
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

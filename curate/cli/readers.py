@@ -61,7 +61,11 @@ def materialize(
 def export(
     manifest: Manifest,
     to: Annotated[
-        str, typer.Option("--to", help="urls, timm, dali, energon, wids, indices, keys, parquet or datacomp.")
+        str,
+        typer.Option(
+            "--to",
+            help="urls, timm, dali, energon, wids, hf, imagefolder, indices, keys, parquet or datacomp.",
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", help="The folder to write [exports/NAME-DIGEST].", metavar="DIR")
@@ -75,7 +79,8 @@ def export(
     result = write(manifest, to, out, root=root)
     if as_json:
         return console.show_json("export", {**vars(result), "out": str(result.out)})
-    console.say(f"{result.samples:,} samples of {result.shards:,} shards: {result.out}")
+    classes = f"{result.classes_kept:,} of {result.classes:,} classes"
+    console.say(f"{result.samples:,} samples of {result.shards:,} shards, {classes}: {result.out}")
     console.say("\n".join(result.lines))
     return None
 

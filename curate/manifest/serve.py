@@ -183,13 +183,22 @@ def make_server(served: Served, host: str, port: int, warn: Callable[[str], obje
 
 def base_of(server: _Server) -> str:
     """Returns the URL of the folder that holds the shards; the manifest's digest in it keeps caches apart."""
-    host, port = server.server_address[:2]
-    return f"http://{host if isinstance(host, str) else host.decode()}:{port}/{server.served.digest[:8]}"
+    return f"{_origin(server)}/{server.served.digest[:8]}"
 
 
 def urls_of(server: _Server) -> list[str]:
     """Returns the URL of every shard."""
-    return [f"{base_of(server)}/{quote(name, errors='surrogateescape')}" for name in server.served.names]
+    return [f"{_origin(server)}/{url_path(server.served.digest, name)}" for name in server.served.names]
+
+
+def url_path(digest: str, name: str) -> str:
+    """Returns the path in the URL of a shard, by the manifest's digest and the name it is served under."""
+    return f"{digest[:8]}/{quote(name, errors='surrogateescape')}"
+
+
+def _origin(server: _Server) -> str:
+    host, port = server.server_address[:2]
+    return f"http://{host if isinstance(host, str) else host.decode()}:{port}"
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -29,6 +29,7 @@ class Listing:
         names: class names by id; empty where ids are all there is.
         load: place in the listing → (extension, bytes of the image).
         skipped: files that are no samples, by reason.
+        folder, paths: where the samples' files lie, one a sample; None and empty where they are no files.
     """
 
     keys: Sequence[str]
@@ -36,6 +37,8 @@ class Listing:
     names: tuple[str, ...]
     load: Callable[[int], tuple[str, bytes]]
     skipped: Mapping[str, int]
+    folder: Path | None = None
+    paths: Sequence[PurePosixPath] = ()
 
 
 def list_folder(folder: Path, classes: Sequence[str], *, labelled: bool) -> Listing:
@@ -197,7 +200,7 @@ def _files(
         except OSError as error:
             raise UsageError(f"{path}: cannot be read ({error.strerror}).", hint="Nothing was written.") from error
 
-    return Listing(_checked(keys or keys_of(paths)), labels, names, load, skipped)
+    return Listing(_checked(keys or keys_of(paths)), labels, names, load, skipped, folder, paths)
 
 
 def keys_of(paths: Sequence[PurePosixPath]) -> list[str]:

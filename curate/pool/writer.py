@@ -10,7 +10,7 @@ import io
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,10 +41,8 @@ def write_shards(
         raise UsageError(f"Unknown codec '{codec}'.", hint=f"Known: {', '.join(CODECS)}.")
     folder.mkdir(parents=True, exist_ok=True)
     iterator, paths = iter(samples), []
-    shards = max(1, -(-total // samples_per_shard))
-    for number in range(shards):
-        path = folder / f"{prefix}-{number:06d}.{codec}"
-        count = total * (number + 1) // shards - total * number // shards
+    for number, (first, end) in enumerate(pairwise(edges(total, samples_per_shard))):
+        path, count = folder / f"{prefix}-{number:06d}.{codec}", end - first
         with path.open("wb") as file, _encoded(file, codec) as stream:
             written = write_tar(stream, islice(iterator, count))
         if written != count:
@@ -54,6 +52,12 @@ def write_shards(
     if next(iterator, None) is not None:
         raise ValueError(f"more than {total} samples")
     return paths
+
+
+def edges(total: int, samples_per_shard: int) -> list[int]:
+    """Returns where each shard begins, counted over all samples, and after the last one the total."""
+    shards = max(1, -(-total // samples_per_shard))
+    return [total * number // shards for number in range(shards + 1)]
 
 
 def write_tar(stream: BinaryIO, samples: Iterable[Sample]) -> int:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from curate import durable
 from curate.errors import RunError, UsageError, did_you_mean
+from curate.pool.packed import SOURCE, PackedFile, write_files
 from curate.pool.readers import Listing, list_folder, list_table, read_classes
 from curate.pool.sources import codec_of
 from curate.pool.tar import printable
-from curate.pool.writer import Sample, write_shards
+from curate.pool.writer import Sample, edges, write_shards
 from curate.progress import Progress
 from curate.samples import identities, shuffled
 
@@ -140,6 +142,8 @@ def pack(request: Request, progress: Progress) -> Packed:
         )
         if listing.names:
             durable.write_bytes(build / CLASSES, _one_a_line(listing.names))
+        if listing.folder is not None:
+            write_files(build, listing.folder, _files(listing, order, shards, request.samples_per_shard))
         size = sum(path.stat().st_size for path in shards)
         is_new = _put_in_place(build, request.out)
     finally:
@@ -182,6 +186,14 @@ def _samples(listing: Listing, order: list[int], progress: Progress) -> Iterator
     progress.at(len(order), "")
 
 
+def _files(
+    listing: Listing, order: list[int], shards: Sequence[Path], samples_per_shard: int
+) -> Iterator[tuple[str, list[PackedFile]]]:
+    for path, (first, end) in zip(shards, pairwise(edges(len(order), samples_per_shard)), strict=True):
+        places = order[first:end]
+        yield path.name, [PackedFile(listing.keys[n], str(listing.paths[n]), listing.labels[n]) for n in places]
+
+
 def _one_a_line(names: tuple[str, ...]) -> bytes:
     torn = [name for name in names if len(name.splitlines()) != 1]
     if torn:
@@ -195,14 +207,21 @@ def _put_in_place(build: Path, out: Path) -> bool:
     """Renames a built folder to `out`; leaves an identical one there as it is. Says whether it is new."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if out.is_dir() and _is_same(build, out):
+            _move_source(build / SOURCE, out / SOURCE)
             return False
         raise RunError(f"{out} exists and holds something else.", hint="Choose another folder, or delete that one.")
     durable.replace_folder(build, out)
     return True
 
 
+def _move_source(new: Path, old: Path) -> None:
+    """Records where the images lie now."""
+    if new.exists() and new.read_bytes() != old.read_bytes():
+        new.replace(old)
+
+
 def _is_same(one: Path, other: Path) -> bool:
     names = sorted(path.name for path in one.iterdir())
     if names != sorted(path.name for path in other.iterdir()):
         return False
-    return all(filecmp.cmp(one / name, other / name, shallow=False) for name in names)
+    return all(filecmp.cmp(one / name, other / name, shallow=False) for name in names if name != SOURCE)

@@ -5,9 +5,11 @@ See environment.sh. What is expected is told by the scores and the sources alone
 
 import json
 import shlex
+import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,12 @@ from conftest import png, write_tar
 from reading import READERS, Found, environment_of, in_order, parts_of, pixels_of, pruned, surroundings, without_keys
 
 from curate.cli import run
+from curate.manifest.guide import CONSUMERS
 
 pytestmark = pytest.mark.consumers
 SHARDS, PER_SHARD, KEEP = 4, 12, 20
 Read = Callable[..., Found]
+REQUIREMENTS = Path(__file__).parent / "requirements"
 
 
 @pytest.fixture(scope="session")
@@ -118,6 +122,21 @@ def test_wids_through_commands(
     assert read("wids", "read_wids", tmp_path / "out" / "wids.json", tmp_path / "cache") == expected
 
 
+def test_wids_never_takes_what_a_failed_command_left(
+    kept_manifest: Path, big_pool: Path, read: Read, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its cache would hold a shard cut short, and it asks for nothing but that the file is there."""
+    pool = tmp_path / "pool"
+    shutil.copytree(big_pool, pool)
+    words = ["export", str(kept_manifest), "--to", "wids", "--root", str(pool), "--out", str(tmp_path / "out")]
+    assert run(words) == 0
+    with (pool / "train-0000.tar").open("r+b") as file:
+        file.truncate(file.seek(0, 2) - 512)
+    for _ in range(2):
+        with pytest.raises(AssertionError, match="is not the shard that was pruned"):
+            read("wids", "read_wids", tmp_path / "out" / "wids.json", tmp_path / "cache")
+
+
 def test_wids_of_materialized_shards(materialized: Path, expected: Found, read: Read, tmp_path: Path) -> None:
     assert read("wids", "read_wids", materialized / "wids.json", tmp_path / "cache") == expected
 
@@ -209,16 +228,21 @@ def test_open_clip_through_urls(
     export(kept_manifest, "urls", tmp_path / "out", capsys)
     urls = (tmp_path / "out" / "urls.txt").read_text().splitlines()
     wanted = pixels_of(big_pool, expected)
-    assert read("open_clip", "read_open_clip", KEEP, "::".join(urls)) == wanted
+    assert read("open_clip", "read_open_clip", KEEP, 1, "::".join(urls)) == wanted
     name, _, value = (tmp_path / "out" / "environment.txt").read_text().partition("=")
     shards = [str(path) for path in sorted(big_pool.glob("*.tar")) if "0001" not in path.name]
-    found = read("open_clip", "read_open_clip", KEEP, "::".join(shards), **{name: shlex.split(value)[0]})
+    found = read("open_clip", "read_open_clip", KEEP, 1, "::".join(shards), **{name: shlex.split(value)[0]})
     assert found == wanted
 
 
-def test_open_clip_of_materialized_shards(materialized: Path, big_pool: Path, expected: Found, read: Read) -> None:
-    shards = "::".join(str(path) for path in sorted(materialized.glob("*.tar")))
-    assert read("open_clip", "read_open_clip", 0, shards) == pixels_of(big_pool, expected)
+def test_open_clip_of_materialized_shards(
+    kept_manifest: Path, materialized: Path, big_pool: Path, expected: Found, read: Read, tmp_path: Path
+) -> None:
+    """It gives every worker the same number of samples: several workers need shards of equal counts."""
+    assert run(["materialize", str(kept_manifest), str(tmp_path / "even"), "--shards", "4"]) == 0
+    for folder, workers in ((materialized, 1), (tmp_path / "even", 2)):
+        shards = "::".join(str(path) for path in sorted(folder.glob("*.tar")))
+        assert read("open_clip", "read_open_clip", 0, workers, shards) == pixels_of(big_pool, expected)
 
 
 @pytest.mark.parametrize("way", ["list", "glob", "folder"])
@@ -226,15 +250,56 @@ def test_datasets_of_materialized_shards(way: str, materialized: Path, expected:
     assert read("datasets", "read_datasets", way, materialized) == expected
 
 
-def test_datasets_streams_what_serve_serves(kept_manifest: Path, expected: Found, read: Read, tmp_path: Path) -> None:
-    command = ["curate", "serve", str(kept_manifest), "--json"]
-    with subprocess.Popen(command, env=surroundings(tmp_path), stdout=subprocess.PIPE, text=True) as server:
-        try:
-            served = json.loads("".join(iter(server.stdout.readline, "}\n")) + "}")  # type: ignore[union-attr]
-            assert read("datasets", "read_datasets", "stream", *served["urls"]) == expected
-        finally:
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[Callable[..., dict[str, object]]]:
+    """Starts `curate serve` and returns what it says once it answers."""
+    servers: list[subprocess.Popen[str]] = []
+
+    def serving(*words: object) -> dict[str, object]:
+        command = ["curate", "serve", *map(str, words), "--json"]
+        servers.append(subprocess.Popen(command, env=surroundings(tmp_path), stdout=subprocess.PIPE, text=True))
+        return dict(json.loads("".join(iter(servers[-1].stdout.readline, "}\n")) + "}"))  # type: ignore[union-attr]
+
+    yield serving
+    for server in servers:
+        with server:
             server.terminate()
+
+
+def test_datasets_streams_what_serve_serves(
+    kept_manifest: Path, expected: Found, read: Read, serving: Callable[..., dict[str, list[str]]]
+) -> None:
+    assert read("datasets", "read_datasets", "stream", *serving(kept_manifest)["urls"]) == expected
+
+
+def test_datasets_opens_the_exported_folder(
+    kept_manifest: Path,
+    expected: Found,
+    read: Read,
+    serving: Callable[..., dict[str, list[str]]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = shlex.split(export(kept_manifest, "hf", tmp_path / "out", capsys)[0])
+    assert words[:2] + words[-1:] == ["curate", "serve", "&"]
+    serving(*words[2:-1])
+    assert read("datasets", "read_datasets", "streamed folder", tmp_path / "out") == expected
+    assert read("datasets", "read_datasets", "folder", tmp_path / "out", HF_HUB_OFFLINE="0") == expected
 
 
 def test_ray_of_materialized_shards(materialized: Path, expected: Found, read: Read) -> None:
     assert read("ray", "read_ray", materialized) == expected
+
+
+def test_the_guide_names_the_versions_that_were_run() -> None:
+    environments = {"open_clip": "open_clip", "NVIDIA DALI": "dali", "Megatron Energon": "energon", "wids": "wids"}
+    environments |= {"Hugging Face datasets": "datasets", "Ray Data": "ray"}
+    pins = {path.stem: path.read_text() for path in REQUIREMENTS.glob("*.txt")}
+    pins["dali"] += pins["dali_1"]
+    for row in CONSUMERS:
+        for number, name in enumerate(row.trainer.split(", ")):
+            if name in environments:
+                assert all(f"=={version}" in pins[environments[name]] for version in row.version.split(", ")), row
+            elif row.version != "0.2.86":
+                version = row.version.split(", ")[number]
+                assert metadata.version(name.replace("PyTorch", "torch")).partition("+")[0] == version, row

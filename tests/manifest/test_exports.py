@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -19,8 +20,10 @@ from tars import prune_by
 from test_stream import contents, kept_keys
 
 from curate.cli import run
-from curate.manifest.exports import EXPORTS, braces
+from curate.manifest.exports import EXPORTS
+from curate.manifest.guide import CONSUMERS
 from curate.manifest.lines import manifest_digest, read_lines
+from curate.manifest.writers import braces
 
 
 @pytest.fixture(autouse=True)
@@ -179,9 +182,10 @@ def test_an_export_is_written_once_and_refuses_other_files(
     out = tmp_path / "out"
     words = ["export", str(toy_manifest), "--to", name, "--out", str(out)]
     code = run(words)
-    if name == "datacomp":
-        assert (code, out.exists()) == (2, False)
-        assert "is no uid" in capsys.readouterr().err
+    refused = {"datacomp": (2, "is no uid"), "imagefolder": (1, "no source.json")}
+    if name in refused:
+        assert (code, out.exists()) == (refused[name][0], False)
+        assert refused[name][1] in capsys.readouterr().err
         return
     assert code == 0
     before = {path.name: path.lstat().st_mtime_ns for path in out.iterdir()}
@@ -232,6 +236,32 @@ def test_awkward_names_reach_the_reader_or_are_refused(
     urls = (tmp_path / "out" / "urls.txt").read_text().splitlines()
     assert "as one text" not in capsys.readouterr().out
     assert keys_through(urls) == ["k 3", "k 4", "k 5"]
+
+
+def test_every_row_of_the_guide_names_a_test_and_every_export_is_in_the_help() -> None:
+    tests = "".join(path.read_text() for path in Path(__file__).parent.parent.rglob("test_*.py"))
+    assert all(f"def {row.proof}(" in tests for row in CONSUMERS)
+    reference = (Path(__file__).parent.parent.parent / "docs" / "cli.md").read_text()
+    names = next(line for line in reference.splitlines() if line.startswith("| `--to`")).split("|")[2]
+    assert set(re.findall(r"\w+", names)) - {"or"} == set(EXPORTS)
+
+
+def test_an_export_says_how_many_samples_and_classes(
+    toy_manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert run(["export", str(toy_manifest), "--to", "keys", "--out", str(tmp_path / "out")]) == 0
+    rows = json.loads((tmp_path / "out" / "class_map.json").read_text())["classes"]
+    kept = sum(row["kept"] > 0 for row in rows)
+    assert capsys.readouterr().out.startswith(f"24 samples of 3 shards, {kept} of {len(rows)} classes: ")
+
+
+def test_wids_is_handed_nothing_that_it_would_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tar(tmp_path / "pool" / "a#b.tar", [(f"{n}.{kind}", b"0") for n in range(3) for kind in ("png", "cls")])
+    prune_by([1.0, 2.0, 3.0], tmp_path / "pool", "a#b.tar", 2, tmp_path)
+    assert run(["export", str(tmp_path / "manifest"), "--to", "wids", "--out", str(tmp_path / "out")]) == 2
+    assert "wids, which cuts URLs there" in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_brace_pattern_stands_for_exactly_the_names() -> None:

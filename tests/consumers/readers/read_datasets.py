@@ -1,4 +1,4 @@
-"""read_datasets.py list|glob|folder|stream FOLDER or, for stream, URL..."""
+"""read_datasets.py list|glob|folder|streamed folder|stream FOLDER or, for stream, URL..."""
 
 import sys
 from pathlib import Path
@@ -12,6 +12,7 @@ dataset = {
     "list": lambda: load_dataset("webdataset", data_files={"train": shards}, split="train"),
     "glob": lambda: load_dataset("webdataset", data_files=f"{places[0]}/*.tar", split="train"),
     "folder": lambda: load_dataset(places[0], split="train"),
+    "streamed folder": lambda: load_dataset(places[0], split="train", streaming=True),
     "stream": lambda: load_dataset("webdataset", data_files={"train": places}, split="train", streaming=True),
 }[way]()
 for sample in dataset.cast_column("png", Image(decode=False)):

@@ -1,4 +1,4 @@
-"""read_open_clip.py NUM_SAMPLES TRAIN_DATA: its own loader of training data; NUM_SAMPLES 0 reads sizes.json."""
+"""read_open_clip.py NUM_SAMPLES WORKERS TRAIN_DATA: its own loader of training data; NUM_SAMPLES 0 reads sizes.json."""
 
 import sys
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ def pixels(image):
 
 
 def main():
-    count, urls = int(sys.argv[1]), sys.argv[2]
+    count, workers, urls = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     arguments = SimpleNamespace(
         train_data=urls,
         train_num_samples=count or None,
@@ -21,7 +21,7 @@ def main():
         dataset_resampled=False,
         seed=0,
         batch_size=1,
-        workers=2,
+        workers=workers,
         world_size=1,
     )
     for images, texts in get_wds_dataset(arguments, pixels, is_train=True, tokenizer=lambda text: [text]).dataloader:
