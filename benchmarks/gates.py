@@ -16,6 +16,10 @@ from pathlib import Path
 
 from benchmarks.prune import RUNS, make_scores, measure
 
+LIMITS = {
+    "max_drop": 0.3, "max_class_drop": 0.9, "min_per_class": 1, "max_share_shift": 0.1, "max_bad": 0.1,
+    "max_churn": 0.9,
+}  # fmt: skip
 READ = """
 import sys, pathlib
 from curate.manifest.lines import read_lines
@@ -31,12 +35,17 @@ def main() -> None:
         make_scores(folder / "scores", samples)
         curate = [sys.executable, "-m", "curate"]
         a, b = str(folder / "a"), str(folder / "b")
+        scores, gates, ranks = (str(folder / name) for name in ("scores", "gates.toml", "ranks.toml"))
+        Path(gates).write_text("[gates]\n" + "".join(f"{name} = {limit}\n" for name, limit in LIMITS.items()))
+        Path(ranks).write_text(Path(gates).read_text() + "min_rank_agreement = 0.9\n")
         for fn, out in (("variation_ratio", a), ("entropy", b)):
-            words = ["--scores", str(folder / "scores"), "--keep", "0.8", "--fn", fn, "--out", out]
+            words = ["--scores", scores, "--keep", "0.8", "--fn", fn, "--out", out]
             subprocess.run([*curate, "prune", *words], check=True, capture_output=True)
         arms = {
             "diff A B": [*curate, "diff", a, b],
             "manifest merge A B": [*curate, "manifest", "merge", a, b, "--out", str(folder / "merged"), "--force"],
+            "check, six gates": [*curate, "check", a, "--gates", gates, "--base", b],
+            "check, with rank agreement": [*curate, "check", a, "--gates", ranks, "--base", b, "--earlier", scores],
             "limit: parse both manifests": [sys.executable, "-c", READ, a, b],
         }
         for arm, command in arms.items():

@@ -3,6 +3,7 @@
 import gzip
 import io
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset as wds
 import zstandard
+from conftest import png, write_tar
 from hypothesis import strategies as st
 
 from curate.cli import run
@@ -94,6 +96,27 @@ def prune_by(scores: list[float], pool: Path, shard: str, keep: int, out: Path) 
     assert run(["index", str(pool), "--out", str(out / "index"), "--label-from", "none"]) == 0
     words = ["--scores", str(out / "scores.parquet"), "--index", str(out / "index"), "--fn", "score"]
     assert run(["prune", *words, "--keep", str(keep), "--out", str(out / "manifest")]) == 0
+
+
+def make_manifest(folder: Path, pool: dict[str, list[str]], kept: Sequence[str], *, classes: int = 2) -> Path:
+    """Writes a pool (shard -> keys), its index, and the manifest that keeps some keys of it.
+
+    A key's digits say its class, modulo `classes`.
+    """
+    rows: dict[str, list[object]] = {"shard": [], "ordinal": [], "s": []}
+    for shard, keys in pool.items():
+        members = []
+        for place, key in enumerate(keys):
+            number = int("".join(c for c in key if c.isdigit()))
+            members += [(f"{key}.png", png((number, 0, 9), number)), (f"{key}.cls", str(number % classes).encode())]
+            for name, value in (("shard", shard), ("ordinal", place), ("s", float(key in kept))):
+                rows[name].append(value)
+        write_tar(folder / "pool" / shard, members)
+    pq.write_table(pa.table(rows), folder / "s.parquet")
+    assert run(["index", str(folder / "pool"), "--out", str(folder / "index")]) == 0
+    words = ["--scores", str(folder / "s.parquet"), "--index", str(folder / "index"), "--fn", "s"]
+    assert run(["prune", *words, "--keep", str(len(kept)), "--out", str(folder / "m")]) == 0
+    return folder / "m"
 
 
 def contents(path: Path) -> dict[str, bytes]:

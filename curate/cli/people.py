@@ -12,7 +12,7 @@ from curate import console
 from curate.cli.options import Json, Manifest, app
 from curate.errors import UsageError
 
-DIFFERENT = 5
+GATE_FAILED, DIFFERENT = 3, 5
 
 algebra = typer.Typer(name="manifest", help="Manifests of one pool as sets of samples.", no_args_is_help=True)
 app.add_typer(algebra)
@@ -120,3 +120,73 @@ def _show_diff(result: Any, *, markdown: bool, as_json: bool) -> None:
     if not result.same_pool:
         console.note("The manifests are of different pools: shards of different content are compared by key.")
     return None
+
+
+@app.command()
+def check(
+    manifest: Manifest,
+    gates: Annotated[Path, typer.Option("--gates", help="A TOML file of limits, see docs/ci.md.", metavar="FILE")],
+    base: Annotated[
+        Path | None, typer.Option("--base", help="The manifest that churn is measured against.", metavar="MANIFEST")
+    ] = None,
+    earlier: Annotated[
+        Path | None, typer.Option("--earlier", help="The scores that ranks are compared with.", metavar="DIR")
+    ] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option("--evaluation", help="Saved accuracies on kept and random samples.", metavar="JSON")
+    ] = None,
+    scores: Scores = None,
+    index: Index = None,
+    skip: Annotated[list[str] | None, typer.Option("--skip", help="Do not judge this gate.", metavar="GATE")] = None,
+    soft: Annotated[bool, typer.Option("--soft", help="Only warn: exit with 0 whatever fails.")] = False,
+    markdown: Annotated[Path | None, typer.Option("--md", help="Write Markdown.", metavar="FILE")] = None,
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML.", metavar="FILE")] = None,
+    openmetrics: Annotated[
+        Path | None, typer.Option("--openmetrics", help="Write OpenMetrics text.", metavar="FILE")
+    ] = None,
+    annotate: Annotated[bool, typer.Option("--annotate", help="Print GitHub's annotations to stderr.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Judge a manifest by a file of limits. Exits with 3 if a gate fails. No torch."""
+    from curate.manifest.lines import manifest_digest
+    from curate.manifest.verify import load_whole
+    from curate.report import outcomes as report
+    from curate.workflows.check import check as judge
+    from curate.workflows.check import read_gates
+    from curate.workflows.gates import Evidence
+
+    limits, head, digest = read_gates(gates), load_whole(manifest), manifest_digest(manifest)
+    evidence = Evidence(manifest, head, base, earlier, evaluation, scores, index)
+    found = judge(limits, evidence, skip=skip or ())
+    for path, text in (
+        (markdown, report.check_markdown(digest, found)),
+        (junit, report.junit(digest, found)),
+        (openmetrics, report.openmetrics(digest, head, found)),
+    ):
+        _write(path, text)
+    if annotate:
+        for line in report.github_annotations(found, soft=soft):
+            console.note(line)
+    return _show_outcomes(found, digest, soft=soft, as_json=as_json)
+
+
+def _write(path: Path | None, text: str) -> None:
+    from curate import durable
+
+    if path:
+        durable.write_bytes(path, text.encode())
+
+
+def _show_outcomes(found: Sequence[Any], digest: str, *, soft: bool, as_json: bool) -> int:
+    from curate.report.outcomes import COLUMNS, row
+
+    failed = sum(outcome.status == "failed" for outcome in found)
+    if as_json:
+        gates = [vars(outcome) for outcome in found]
+        console.show_json("check", {"digest": digest, "ok": not failed, "soft": soft, "gates": gates})
+    else:
+        console.show_table("Gates", COLUMNS, map(row, found))
+        console.say(f"{failed} of {len(found)} gates failed." if failed else f"{len(found)} gates, none failed.")
+    if failed and soft:
+        console.note(f"warning: {failed} gates failed; --soft lets them pass.")
+    return GATE_FAILED if failed and not soft else 0

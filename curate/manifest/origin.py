@@ -33,15 +33,13 @@ class Origin:
     bad: Sequence[BadSample]
 
     def columns(self, names: Sequence[str]) -> Columns:
-        """Returns columns of all scored samples, `identity` and `label` among them.
+        """Returns columns of all scored samples, `identity` among them; one score where something else scored.
 
         Raises:
             ScoreError: a table or a column is missing, or a sample has no value.
         """
         if self.index is None:
-            return read_columns(
-                self.scores, self.pool, list(dict.fromkeys(["identity", "label", *names])), bad=self.bad
-            )
+            return read_columns(self.scores, self.pool, ["identity", *names], bad=self.bad)
         return read_foreign(self.scores, self.pool, names[0] if names else None, with_keys=False)[0]
 
 

@@ -2,35 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from conftest import png, write_tar
+from tars import make_manifest
 
 from curate.cli import run
-
-Pool = dict[str, list[str]]  # shard -> keys
-
-
-def make(folder: Path, pool: Pool, kept: Sequence[str], *, classes: int = 2) -> Path:
-    """Writes a pool, its index, and the manifest that keeps some keys of it."""
-    rows: dict[str, list[object]] = {"shard": [], "ordinal": [], "s": []}
-    for shard, keys in pool.items():
-        members = []
-        for place, key in enumerate(keys):
-            number = int("".join(c for c in key if c.isdigit()))
-            members += [(f"{key}.png", png((number, 0, 9), number)), (f"{key}.cls", str(number % classes).encode())]
-            for name, value in (("shard", shard), ("ordinal", place), ("s", float(key in kept))):
-                rows[name].append(value)
-        write_tar(folder / "pool" / shard, members)
-    pq.write_table(pa.table(rows), folder / "s.parquet")
-    assert run(["index", str(folder / "pool"), "--out", str(folder / "index")]) == 0
-    words = ["--scores", str(folder / "s.parquet"), "--index", str(folder / "index"), "--fn", "s"]
-    assert run(["prune", *words, "--keep", str(len(kept)), "--out", str(folder / "m")]) == 0
-    return folder / "m"
 
 
 def keys(first: int, last: int) -> list[str]:
@@ -45,7 +22,7 @@ def difference(a: Path, b: Path, capsys: pytest.CaptureFixture[str], *words: str
 
 def test_two_manifests_of_one_pool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pool = {"a.tar": keys(0, 5), "b.tar": keys(5, 10)}
-    a, b = make(tmp_path / "a", pool, keys(0, 6)), make(tmp_path / "b", pool, keys(4, 8))
+    a, b = make_manifest(tmp_path / "a", pool, keys(0, 6)), make_manifest(tmp_path / "b", pool, keys(4, 8))
     found = difference(a, b, capsys, "--list", str(tmp_path / "list.tsv"))
     assert (found["added"], found["removed"], found["moved"], found["both"]) == (2, 4, 0, 2)
     assert found["churn"] == pytest.approx(1 - 2 / 8)
@@ -58,7 +35,7 @@ def test_two_manifests_of_one_pool(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pool = {"a.tar": keys(0, 8)}
-    a, b = make(tmp_path / "a", pool, keys(0, 4)), make(tmp_path / "b", pool, keys(0, 5))
+    a, b = make_manifest(tmp_path / "a", pool, keys(0, 4)), make_manifest(tmp_path / "b", pool, keys(0, 5))
     assert run(["diff", str(a), str(b)]) == 0
     assert run(["diff", str(a), str(b), "--exit-code"]) == 5
     assert run(["diff", str(a), str(a), "--exit-code"]) == 0
@@ -69,15 +46,17 @@ def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_pool_that_grew_is_compared_by_its_old_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = {"a.tar": keys(0, 5)}
-    a = make(tmp_path / "a", old, keys(0, 3))
-    b = make(tmp_path / "b", {**old, "b.tar": keys(5, 9)}, ["k1", "k2", "k3", "k7"])
+    a = make_manifest(tmp_path / "a", old, keys(0, 3))
+    b = make_manifest(tmp_path / "b", {**old, "b.tar": keys(5, 9)}, ["k1", "k2", "k3", "k7"])
     found = difference(a, b, capsys)
     assert (found["same_pool"], found["added"], found["removed"], found["both"]) == (False, 2, 1, 2)
 
 
 def test_samples_that_lie_elsewhere_now_are_moved_not_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    a = make(tmp_path / "a", {"a.tar": keys(0, 4), "b.tar": keys(4, 8)}, ["k0", "k3", "k4", "k5"])
-    b = make(tmp_path / "b", {"a.tar": ["k3", "k9", "k4"], "c.tar": ["k5", "k6", "k7"]}, ["k3", "k4", "k5", "k6"])
+    a = make_manifest(tmp_path / "a", {"a.tar": keys(0, 4), "b.tar": keys(4, 8)}, ["k0", "k3", "k4", "k5"])
+    b = make_manifest(
+        tmp_path / "b", {"a.tar": ["k3", "k9", "k4"], "c.tar": ["k5", "k6", "k7"]}, ["k3", "k4", "k5", "k6"]
+    )
     found = difference(a, b, capsys, "--list", str(tmp_path / "list.tsv"))
     # k3 has another ordinal, k4 and k5 another shard; k0 is gone and k6 is new.
     assert (found["added"], found["removed"], found["moved"], found["both"]) == (1, 1, 3, 3)
@@ -95,8 +74,8 @@ def test_markdown_names_classes_as_they_are_and_stays_small(tmp_path: Path, caps
     (tmp_path / "a" / "pool" / "classes.txt").write_text("\n".join(evil))
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     pool = {"a.tar": keys(0, 16)}
-    a = make(tmp_path / "a", pool, keys(0, 8), classes=4)
-    b = make(tmp_path / "b", pool, ["k0", "k1", "k1", "k4", "k8"], classes=4)
+    a = make_manifest(tmp_path / "a", pool, keys(0, 8), classes=4)
+    b = make_manifest(tmp_path / "b", pool, ["k0", "k1", "k1", "k4", "k8"], classes=4)
     capsys.readouterr()
     assert run(["diff", str(a), str(b), "--md"]) == 0
     text = capsys.readouterr().out
@@ -110,8 +89,8 @@ def test_markdown_names_classes_as_they_are_and_stays_small(tmp_path: Path, caps
 
 def test_a_thousand_classes_make_a_bounded_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pool = {"a.tar": keys(0, 1000)}
-    a = make(tmp_path / "a", pool, keys(0, 500), classes=1000)
-    b = make(tmp_path / "b", pool, keys(250, 1000), classes=1000)
+    a = make_manifest(tmp_path / "a", pool, keys(0, 500), classes=1000)
+    b = make_manifest(tmp_path / "b", pool, keys(250, 1000), classes=1000)
     capsys.readouterr()
     assert run(["diff", str(a), str(b), "--md"]) == 0
     text = capsys.readouterr().out

@@ -1,0 +1,218 @@
+"""The gates of `curate check`: one literal table, name → what is measured and which way it is limited.
+
+To add one: write a function from evidence to a measurement, add a row. The file of limits, the outputs
+and the docs are all read from here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from curate.errors import UsageError
+from curate.manifest.lines import manifest_digest
+from curate.manifest.origin import find_origin, open_origin
+from curate.manifest.schema import Head
+from curate.scores import SUMMARY
+from curate.statistics import spearman
+from curate.workflows.diff import Diff, class_names, diff
+
+Unit = Literal["share", "samples", "correlation"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the gates may look at; the expensive parts are read when a gate asks for them.
+
+    Attributes:
+        folder, head: the manifest.
+        base: an earlier manifest.
+        earlier: earlier scores of the samples.
+        evaluation: JSON with a `table` of accuracies, as `curate demo --json` prints it.
+        scores, index: what the manifest was made from, if it moved.
+    """
+
+    folder: Path
+    head: Head
+    base: Path | None = None
+    earlier: Path | None = None
+    evaluation: Path | None = None
+    scores: Path | None = None
+    index: Path | None = None
+
+    @cached_property
+    def difference(self) -> Diff:
+        """What changed since the base manifest."""
+        assert self.base is not None
+        return diff(self.base, self.folder)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement, and where it was taken or why it could not be."""
+
+    value: float | None
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One row of the table.
+
+    Attributes:
+        measure: evidence → measurement; a value of None fails the gate.
+        is_upper: the limit is the largest value that passes, else the smallest.
+        unit: of the value and of the limit.
+        lowest: the smallest limit that makes sense; the largest is 1, but for samples.
+        needs: the evidence that must be given, a name of `Evidence`.
+        line: one line of description.
+    """
+
+    measure: Callable[[Evidence], Measured]
+    is_upper: bool
+    unit: Unit
+    line: str
+    lowest: float = 0.0
+    needs: str = ""
+
+
+def total_drop(evidence: Evidence) -> Measured:
+    """Returns the share of the scored samples that is dropped."""
+    totals = evidence.head.totals
+    dropped = sum(totals.dropped.values())
+    return Measured(dropped / max(1, totals.kept + dropped), f"{dropped:,} of {totals.kept + dropped:,} samples")
+
+
+def class_drop(evidence: Evidence) -> Measured:
+    """Returns the largest share of a class that is dropped."""
+    return _worst(evidence, lambda before_C, after_C: (before_C - after_C) / before_C, np.argmax)
+
+
+def class_minimum(evidence: Evidence) -> Measured:
+    """Returns the fewest samples that are kept of a class."""
+    return _worst(evidence, lambda _, after_C: after_C, np.argmin)
+
+
+def share_shift(evidence: Evidence) -> Measured:
+    """Returns the largest change of a class's share, of all scored to of all kept samples."""
+    return _worst(
+        evidence,
+        lambda before_C, after_C: np.abs(after_C / max(1, after_C.sum()) - before_C / before_C.sum()),
+        np.argmax,
+    )
+
+
+def _worst(evidence: Evidence, of: Callable[[Any, Any], Any], pick: Callable[[Any], Any]) -> Measured:
+    """Returns the worst class's value; classes without a scored sample are left out."""
+    before_C, after_C = np.array(evidence.head.classes.before), np.array(evidence.head.classes.after)
+    present_C = np.flatnonzero(before_C)
+    if not len(present_C):
+        return Measured(None, "the pool has no labels")
+    value_C = of(before_C[present_C].astype(float), after_C[present_C].astype(float))
+    worst = int(pick(value_C))
+    name = class_names(evidence.head)[present_C[worst]]
+    before, after = before_C[present_C[worst]], after_C[present_C[worst]]
+    return Measured(float(value_C[worst]), f"class {name}: {after:,} kept of {before:,}")
+
+
+def churn(evidence: Evidence) -> Measured:
+    """Returns one minus Jaccard's index of the samples that the manifest and its base keep."""
+    counts = evidence.difference.counts
+    return Measured(evidence.difference.churn, f"{counts['added']:,} added, {counts['removed']:,} removed")
+
+
+def bad_share(evidence: Evidence) -> Measured:
+    """Returns the share of the pool's samples that could not be scored."""
+    totals = evidence.head.totals
+    failed = sum(totals.failed.values())
+    return Measured(failed / max(1, totals.samples), f"{failed:,} of {totals.samples:,} samples")
+
+
+def rank_agreement(evidence: Evidence) -> Measured:
+    """Returns Spearman's correlation of the scores with earlier ones, over samples scored both times."""
+    fn = evidence.head.selection.fn
+    if fn == "random" or evidence.head.selection.of:
+        return Measured(None, f"'{fn}' ranks nothing by a saved score")
+    assert evidence.earlier is not None
+    now = find_origin(evidence.folder, evidence.head, evidence.scores, evidence.index)
+    is_own = (evidence.earlier / SUMMARY).exists()
+    earlier = open_origin(evidence.earlier, None if is_own else now.index or evidence.index)
+    a, b = (origin.columns([fn]).values for origin in (now, earlier))
+    if np.array_equal(a["identity"], b["identity"]):
+        row_a = row_b = slice(None)
+        common = len(a["identity"])
+    else:
+        _, row_a, row_b = np.intersect1d(a["identity"], b["identity"], return_indices=True)  # type: ignore[assignment]  # rows instead of all
+        common = len(row_a)  # type: ignore[arg-type]  # the same
+    value = spearman(a[fn][row_a], b[fn][row_b])
+    where = f"{fn} of {common:,} samples scored both times"
+    return Measured(None if np.isnan(value) else value, where)
+
+
+def proxy_accuracy(evidence: Evidence) -> Measured:
+    """Returns the ensemble's accuracy on the test shards that were scored beside the pool."""
+    scored = evidence.head.scored
+    if scored.test_accuracy is None:
+        return Measured(None, "no test set was given to `curate score --test`")
+    return Measured(scored.test_accuracy, f"{scored.members} members of {scored.proxy}")
+
+
+def margin_over_random(evidence: Evidence) -> Measured:
+    """Returns a target's mean accuracy on the kept samples, less that on random ones of the same size."""
+    assert evidence.evaluation is not None
+    rows = read_evaluation(evidence.evaluation, evidence.folder, evidence.head)
+    kept, random = rows["kept"], rows["random"]
+    spread = max(kept["spread"] or 0.0, random["spread"] or 0.0)
+    return Measured(kept["mean"] - random["mean"], f"n = {len(kept['runs'])}, spread over seeds {spread:.2%}")
+
+
+def read_evaluation(path: Path, folder: Path, head: Head) -> dict[str, dict[str, Any]]:
+    """Returns the rows `kept` and `random` of a saved table of accuracies.
+
+    Raises:
+        UsageError: it cannot be read, lacks a row, or is of another manifest.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+        rows = {
+            word: row for word in ("kept", "random") for row in document["table"] if row["trained_on"].startswith(word)
+        }
+        sizes = {rows["kept"]["samples"], rows["random"]["samples"]}
+        numbers = [float(rows[word]["mean"]) + len(rows[word]["runs"]) + (rows[word]["spread"] or 0) for word in rows]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{path}: no table of accuracies on kept and random samples ({type(error).__name__}: {error}).",
+            hint='Expected a "table" of trained_on, samples, mean, spread and runs, as from `curate demo --json`.',
+        ) from error
+    if not np.isfinite(numbers).all():
+        raise UsageError(f"{path}: an accuracy is not finite.", hint="Evaluate again.")
+    digest = manifest_digest(folder)
+    if document.get("digest", digest) != digest or sizes != {head.totals.kept}:
+        raise UsageError(
+            f"{path} is of another manifest ({sorted(sizes)} samples; {folder} keeps {head.totals.kept:,}).",
+            hint="Evaluate this manifest, or leave the gate out.",
+        )
+    return rows
+
+
+GATES: dict[str, Gate] = {
+    "max_drop": Gate(total_drop, True, "share", "scored samples that are dropped"),
+    "max_class_drop": Gate(class_drop, True, "share", "the same of any class"),
+    "min_per_class": Gate(class_minimum, False, "samples", "samples kept of every class"),
+    "max_share_shift": Gate(share_shift, True, "share", "change of any class's share by pruning"),
+    "max_churn": Gate(churn, True, "share", "1 - Jaccard against the base manifest", needs="base"),
+    "max_bad": Gate(bad_share, True, "share", "samples of the pool that could not be scored"),
+    "min_rank_agreement": Gate(
+        rank_agreement, False, "correlation", "Spearman's correlation with earlier scores", lowest=-1.0, needs="earlier"
+    ),
+    "min_proxy_accuracy": Gate(proxy_accuracy, False, "share", "test accuracy of the proxy's ensemble"),
+    "min_margin_over_random": Gate(
+        margin_over_random, False, "share", "accuracy on kept less that on random", lowest=-1.0, needs="evaluation"
+    ),
+}  # fmt: skip
