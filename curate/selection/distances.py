@@ -7,27 +7,30 @@ settles what is left by `exact`, whose order of operations is fixed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import ScoreError
+from curate.selection.workers import Workers
 
 FloatArray = NDArray[np.float64]
 RowArray = NDArray[np.int64]
 Rows = RowArray | slice
+Product = Callable[[Rows], NDArray[np.floating[Any]]]
 
-ROWS, CELLS, PAIRS = 2048, 1 << 20, 1 << 21  # of a block: rows, distances at once, numbers of exact ones
+GATHERED, CELLS, PAIRS = 1024, 1 << 20, 1 << 21  # of a block: rows copied, distances, numbers of exact ones
+CENTERS = 1024  # in one product
 LARGE = 1e37  # squares above this are near float32's end
 
 
 class Kernel(Protocol):
     """The matrix products behind `Distances`; they may run on another device."""
 
-    def nearest(self, rows: Rows, centers: RowArray) -> FloatArray:
-        """Returns min over c of |c|² − 2⟨x, c⟩ for each row x, shape (B,)."""
+    def nearest(self, rows: RowArray | None, centers: RowArray) -> FloatArray:
+        """Returns min over c of |c|² − 2⟨x, c⟩ for each row x, shape (B,); None for all rows."""
         ...
 
     def within(self, rows: RowArray, centers: RowArray, limit_B: FloatArray) -> tuple[RowArray, RowArray]:
@@ -36,65 +39,81 @@ class Kernel(Protocol):
 
 
 class HostKernel:
-    """Products by numpy's BLAS, on all its threads."""
+    """Products by numpy."""
 
-    def __init__(self, embeddings_ND: NDArray[np.float32], square_N: FloatArray, dtype: type[np.floating]) -> None:
-        self._x_ND, self._square_N, self._dtype = embeddings_ND, square_N, dtype
+    def __init__(
+        self, x_ND: NDArray[np.float32], square_N: FloatArray, dtype: type[np.floating], workers: Workers
+    ) -> None:
+        self._x_ND, self._square_N, self._dtype, self._workers = x_ND, square_N, dtype, workers
 
-    def _blocks(self, rows: Rows, centers: RowArray) -> Iterator[tuple[int, NDArray[np.floating]]]:
-        x_BD = self._x_ND[rows].astype(self._dtype, copy=False)
-        size = max(64, CELLS // max(1, len(x_BD)))
-        for first in range(0, len(centers), size):
-            part = centers[first : first + size]
-            double_PD = -2 * self._x_ND[part].astype(self._dtype)
-            product_BP = x_BD @ double_PD.T
-            product_BP += self._square_N[part].astype(self._dtype)
-            yield first, product_BP
+    def nearest(self, rows: RowArray | None, centers: RowArray) -> FloatArray:
+        size = len(self._x_ND) if rows is None else len(rows)
+        nearest_B = np.full(size, np.inf, dtype=self._dtype)
+        for part in self._parts(centers):
+            product = self._product_with(part)
 
-    def nearest(self, rows: Rows, centers: RowArray) -> FloatArray:
-        parts = [product_BP.min(1) for _, product_BP in self._blocks(rows, centers)]
-        nearest_B: FloatArray = np.min(parts, axis=0).astype(np.float64)
-        return nearest_B
+            def lower(block: slice, product: Product = product) -> None:
+                nearest_b = product(block if rows is None else rows[block]).min(axis=1)
+                np.minimum(nearest_B[block], nearest_b, out=nearest_B[block])
+
+            self._workers.each(lower, size, CELLS // len(part) if rows is None else GATHERED)
+        return nearest_B.astype(np.float64)
 
     def within(self, rows: RowArray, centers: RowArray, limit_B: FloatArray) -> tuple[RowArray, RowArray]:
-        found = []
-        for first, product_BP in self._blocks(rows, centers):
-            row_P, center_P = np.nonzero(product_BP <= limit_B[:, None])
-            found.append((row_P, center_P + first))
-        row, center = (np.concatenate(places) for places in zip(*found, strict=True))
+        found: list[RowArray] = [np.zeros((2, 0), dtype=np.int64)]
+        for number, part in enumerate(self._parts(centers)):
+            product = self._product_with(part)
+
+            def find(block: slice, product: Product = product, number: int = number) -> None:
+                row_P, center_P = np.nonzero(product(rows[block]) <= limit_B[block, None])
+                found.append(np.stack([row_P + block.start, center_P + number * CENTERS]))
+
+            self._workers.each(find, len(rows), GATHERED)
+        row, center = np.concatenate(found, axis=1)
         return row, center
+
+    def _parts(self, centers: RowArray) -> list[RowArray]:
+        return [centers[first : first + CENTERS] for first in range(0, len(centers), CENTERS)]
+
+    def _product_with(self, part: RowArray) -> Product:
+        double_DP = (-2 * self._x_ND[part].astype(self._dtype)).T
+        square_P = self._square_N[part].astype(self._dtype)
+
+        def product(rows: Rows) -> NDArray[np.floating]:
+            product_BP: NDArray[np.floating] = self._x_ND[rows].astype(self._dtype, copy=False) @ double_DP
+            product_BP += square_P
+            return product_BP
+
+        return product
 
 
 class Distances:
     """Squared distances between the rows of an array.
 
     Attributes:
-        square_N: |x|², float64.
         is_double: whether products are in float64; float32 where the embeddings allow it.
     """
 
-    def __init__(self, embeddings_ND: NDArray[np.float32], kernel: Kernel | None = None) -> None:
-        self.x_ND = embeddings_ND
-        self.square_N = _squares(embeddings_ND)
-        self._kernel = kernel
-        self.is_double = False
-        if kernel is None:
-            self._use(np.float64 if self.square_N.max(initial=0.0) > LARGE else np.float32)
-
-    def _use(self, dtype: type[np.floating]) -> None:
-        self.is_double = dtype is np.float64
-        self._kernel = HostKernel(self.x_ND, self.square_N, dtype)
+    def __init__(self, x_ND: NDArray[np.float32], kernel: Kernel | None = None) -> None:
+        self.x_ND = x_ND
+        self._workers = Workers()
+        self._square_N = _squares(x_ND, self._workers)
+        self._norm_N = np.sqrt(self._square_N)
+        self.is_double = kernel is None and self._square_N.max(initial=0.0) > LARGE
+        dtype = np.float64 if self.is_double else np.float32
+        self._kernel = kernel or HostKernel(x_ND, self._square_N, dtype, self._workers)
 
     def sharpen(self) -> None:
         """Goes over to products in float64: twice the time, an error 2²⁹ times as small."""
-        self._use(np.float64)
+        self.is_double = True
+        self._kernel = HostKernel(self.x_ND, self._square_N, np.float64, self._workers)
 
-    def nearest(self, rows: Rows, centers: RowArray) -> FloatArray:
-        """Returns the squared distance of each row to the nearest center, to within `error`."""
-        assert self._kernel is not None
-        return np.maximum(self.square_N[rows] + self._kernel.nearest(rows, centers), 0)
+    def nearest(self, rows: RowArray | None, centers: RowArray) -> FloatArray:
+        """Returns the squared distance of each row to the nearest center, to within `error`; None for all rows."""
+        square_B = self._square_N if rows is None else self._square_N[rows]
+        return np.maximum(square_B + self._kernel.nearest(rows, centers), 0)
 
-    def error(self, rows: Rows, squared_B: FloatArray) -> FloatArray:
+    def error(self, rows: RowArray | None, squared_B: FloatArray) -> FloatArray:
         """Returns how far `nearest` can be off, where it gave `squared_B`.
 
         The product of two rows of length D is off by at most Du|x||c| (u the unit roundoff, whatever
@@ -103,7 +122,8 @@ class Distances:
         """
         unit = 2.0**-53 if self.is_double else 2.0**-24
         dimensions = self.x_ND.shape[1]
-        reach_B = 2 * np.sqrt(self.square_N[rows]) + np.sqrt(np.maximum(squared_B, 0))
+        reach_B = 2 * (self._norm_N if rows is None else self._norm_N[rows])
+        reach_B += np.sqrt(np.maximum(squared_B, 0))
         underflow = dimensions * (1e-300 if self.is_double else 1e-37)
         return np.asarray(1.1 * unit * (dimensions / 2 + 4) * reach_B**2 + underflow)
 
@@ -115,14 +135,27 @@ class Distances:
             centers: shape (K,).
             squared_B: what `nearest` gave for these rows and centers.
         """
-        assert self._kernel is not None
         exact_B = np.full(len(rows), np.inf)
-        limit_B = squared_B + 2.5 * self.error(rows, squared_B) - self.square_N[rows]
-        for first in range(0, len(rows), ROWS):
-            part = slice(first, first + ROWS)
-            row_P, center_P = self._kernel.within(rows[part], centers, limit_B[part])
-            np.minimum.at(exact_B[part], row_P, self.exact(rows[part][row_P], centers[center_P]))
+        limit_B = squared_B + 2.5 * self.error(rows, squared_B) - self._square_N[rows]
+        row_P, center_P = self._kernel.within(rows, centers, limit_B)
+        np.minimum.at(exact_B, row_P, self.exact(rows[row_P], centers[center_P]))
         return exact_B
+
+    def between(self, rows: RowArray) -> tuple[FloatArray, float]:
+        """Returns squared distances between some rows in float64, shape (B, B), and how far they can be off."""
+        x_BD = self.x_ND[rows].astype(np.float64)
+        x_BD -= x_BD.mean(axis=0)
+        square_B = np.einsum("bd,bd->b", x_BD, x_BD)
+        squared_BB = np.empty((len(rows), len(rows)))
+
+        def fill(block: slice) -> None:
+            np.matmul(x_BD[block], x_BD.T, out=squared_BB[block])
+            squared_BB[block] *= -2
+            squared_BB[block] += square_B
+            squared_BB[block] += square_B[block, None]
+
+        self._workers.each(fill, len(rows), GATHERED)
+        return squared_BB, 8 * 2.0**-53 * (x_BD.shape[1] + 8) * float(square_B.max())
 
     def exact(self, left_P: RowArray, right_P: RowArray) -> FloatArray:
         """Returns ∑(x − y)² in float64 for pairs of rows, in an order of operations that is fixed."""
@@ -135,28 +168,34 @@ class Distances:
         return np.concatenate(parts)
 
 
-def checked(embeddings_ND: NDArray[np.floating]) -> NDArray[np.float32]:
+def as_embeddings(embeddings_ND: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Returns embeddings as a float32 array, itself where it is one.
 
     Raises:
-        ScoreError: not of shape (N, D), or a value is not finite; the first row is named.
+        ScoreError: no array of floats of shape (N, D).
     """
     if embeddings_ND.ndim != 2 or embeddings_ND.dtype.kind != "f":
         raise ScoreError(f"embeddings have shape {embeddings_ND.shape} and type {embeddings_ND.dtype}, expected (N, D)")
-    x_ND = np.ascontiguousarray(embeddings_ND, dtype=np.float32)
-    for first in range(0, len(x_ND), ROWS):
-        bad_B = ~np.isfinite(x_ND[first : first + ROWS]).all(axis=1)
-        if bad_B.any():
-            raise ScoreError(
-                f"the embedding of sample {first + int(np.argmax(bad_B))} holds values that are not finite",
-                hint="Distances need finite numbers. The proxy diverged, or float16 overflowed.",
-            )
-    return x_ND
+    return np.ascontiguousarray(embeddings_ND, dtype=np.float32)
 
 
-def _squares(x_ND: NDArray[np.float32]) -> FloatArray:
-    parts = [np.zeros(0)]
-    for first in range(0, len(x_ND), ROWS):
-        wide_BD = x_ND[first : first + ROWS].astype(np.float64)
-        parts.append(np.einsum("bd,bd->b", wide_BD, wide_BD))
-    return np.concatenate(parts)
+def _squares(x_ND: NDArray[np.float32], workers: Workers) -> FloatArray:
+    """Returns |x|², which is finite where the row is.
+
+    Raises:
+        ScoreError: a row is not; the first is named.
+    """
+    square_N = np.zeros(len(x_ND))
+
+    def square(block: slice) -> None:
+        wide_BD = x_ND[block].astype(np.float64)
+        np.einsum("bd,bd->b", wide_BD, wide_BD, out=square_N[block])
+
+    workers.each(square, len(x_ND), GATHERED)
+    bad_N = ~np.isfinite(square_N)
+    if bad_N.any():
+        raise ScoreError(
+            f"the embedding of sample {int(np.argmax(bad_N))} holds values that are not finite",
+            hint="Distances need finite numbers. The proxy diverged, or float16 overflowed.",
+        )
+    return square_N

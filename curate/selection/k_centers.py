@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import UsageError
-from curate.selection.distances import ROWS, Distances, FloatArray, Kernel, RowArray, checked
+from curate.selection.distances import Distances, FloatArray, Kernel, RowArray, as_embeddings
 
 NARROW, WIDE = 128, 2048  # samples in the front
 TAKEN = -np.inf  # in place of a squared distance
@@ -80,7 +80,7 @@ def k_centers(
         one of the points keeps a center of the start as its nearest, or two of them share a center and
         one of these two is at least half as far from it.
     """
-    x_ND = checked(embeddings_ND)
+    x_ND = as_embeddings(embeddings_ND)
     start_S = _start(start, len(x_ND), budget)
     rank_N = np.arange(len(x_ND)) if rank_N is None else rank_N
     if not len(start_S) and not budget:
@@ -120,10 +120,8 @@ class _Cover:
         self.is_exact_N = np.zeros(len(rank_N), dtype=np.bool_)
         self.settled = 0  # samples measured exactly so far
 
-    def error(self, rows: RowArray | slice) -> FloatArray:
-        error_B = self.distances.error(rows, self.squared_N[rows])
-        error_B[self.is_exact_N[rows]] = 0
-        return error_B
+    def _error(self) -> FloatArray:
+        return np.where(self.is_exact_N, 0, self.distances.error(None, self.squared_N))
 
     def choose(self, count: int) -> tuple[list[int], list[float]]:
         """Returns the next centers, with their squared distances; the cover may not know of the last ones."""
@@ -146,22 +144,19 @@ class _Cover:
         self.squared_N[centers], self.is_exact_N[centers] = TAKEN, True
         if not len(centers):
             return
-        for rows in self._within_reach(radius):
-            known_B, exact_B = self.squared_N[rows], self.is_exact_N[rows]
-            new_B = self.distances.nearest(rows, centers)
-            surely_farther_B = new_B - self.distances.error(rows, new_B) >= known_B
-            self.squared_N[rows] = np.where(surely_farther_B, known_B, np.minimum(known_B, new_B))
-            self.is_exact_N[rows] = exact_B & surely_farther_B
+        rows = self._within_reach(radius)
+        at: RowArray | slice = slice(None) if rows is None else rows
+        known_B, new_B = self.squared_N[at], self.distances.nearest(rows, centers)
+        surely_farther_B = new_B - self.distances.error(rows, new_B) >= known_B
+        self.squared_N[at] = np.where(surely_farther_B, known_B, np.minimum(known_B, new_B))
+        self.is_exact_N[at] &= surely_farther_B
 
-    def _within_reach(self, radius: float) -> list[RowArray | slice]:
-        """Returns blocks of the samples that are farther than half the radius from their center."""
-        size = len(self.squared_N)
-        if np.isfinite(radius):
-            high_N = self.squared_N + self.error(slice(None))
-            row_A = np.flatnonzero(high_N * (4 + 1e-9) > radius**2)
-            if len(row_A) < 0.75 * size:
-                return [row_A[first : first + ROWS] for first in range(0, len(row_A), ROWS)]
-        return [slice(first, min(first + ROWS, size)) for first in range(0, size, ROWS)]
+    def _within_reach(self, radius: float) -> RowArray | None:
+        """Returns the samples that are farther than half the radius from their center; None for all."""
+        if np.isinf(radius):
+            return None
+        row_A = np.flatnonzero((self.squared_N + self._error()) * (4 + 1e-9) > radius**2)
+        return row_A if len(row_A) < 0.75 * len(self.squared_N) else None
 
     def _front(self, width: int) -> _Front:
         """Returns the farthest samples, measured exactly."""
@@ -183,7 +178,7 @@ class _Cover:
 
     def _farthest(self, width: int) -> tuple[RowArray, float]:
         """Returns at least `width` rows, exact by then, and a squared distance below which all others are."""
-        error_N = self.error(slice(None))
+        error_N = self._error()
         low_N = np.where(self.squared_N < 0, TAKEN, np.maximum(self.squared_N - error_N, 0))
         least = float(np.partition(low_N, len(low_N) - width)[len(low_N) - width])
         rows = np.flatnonzero(self.squared_N + error_N >= least)
@@ -217,11 +212,7 @@ class _Front:
         self.distances, self.row_F, self.squared_F, self.rank_F = distances, row_F, squared_F, rank_F
         self.least, self.behind = least, behind
         self.is_exact_F = np.ones(len(row_F), dtype=np.bool_)
-        x_FD = distances.x_ND[row_F].astype(np.float64)
-        x_FD -= x_FD.mean(axis=0)
-        square_F = np.einsum("fd,fd->f", x_FD, x_FD)
-        self.between_FF = square_F[:, None] + square_F - 2 * (x_FD @ x_FD.T)
-        self.error = 8 * 2.0**-53 * (x_FD.shape[1] + 8) * float(square_F.max())
+        self.between_FF, self.error = distances.between(row_F)
         self.chosen: list[int] = []
         self._before_F = squared_F.copy()
 

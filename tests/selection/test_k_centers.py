@@ -137,8 +137,8 @@ def test_the_order_is_that_of_the_plain_algorithm_on_features(kind):
 def test_blocks_do_not_matter(kind, monkeypatch):
     embeddings = features(kind, seed=2)
     whole = k_centers(embeddings, 300, start=[3])
-    for module in (distances, k_centers_module):
-        monkeypatch.setattr(module, "ROWS", 37)
+    monkeypatch.setattr(distances, "GATHERED", 37)
+    monkeypatch.setattr(distances, "CENTERS", 3)
     monkeypatch.setattr(k_centers_module, "NARROW", 2)
     monkeypatch.setattr(k_centers_module, "WIDE", 5)
     monkeypatch.setattr(distances, "CELLS", 64)
