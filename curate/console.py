@@ -5,15 +5,17 @@ The only room that knows rich, and it imports it only to draw: `--help`, `prune`
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from curate.errors import CurateError
+from curate.errors import CurateError, SampleError
 from curate.pool.tar import printable
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 PLAIN_SECONDS = 30.0
+IMAGE_PX, KITTY_CHUNK = 256, 4096
 
 
 def say(text: str) -> None:
@@ -72,6 +75,41 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     for row in rows:
         table.add_row(*(_safe(cell) for cell in row))
     Console(highlight=False, soft_wrap=True).print(table)
+
+
+def image_protocol(environment: Mapping[str, str]) -> str:
+    """Returns how the terminal on stdout shows images: kitty, iterm, or nothing."""
+    if not sys.stdout.isatty():
+        return ""
+    if "kitty" in environment.get("TERM", "") or environment.get("TERM_PROGRAM") == "ghostty":
+        return "kitty"
+    return "iterm" if environment.get("TERM_PROGRAM") in ("iTerm.app", "WezTerm") else ""
+
+
+def show_image(data: bytes, protocol: str) -> None:
+    """Draws the middle of an image, 256 px square; one that cannot be decoded is left out.
+
+    It is decoded and encoded again here: a terminal is never handed bytes of a shard.
+    """
+    from PIL import Image
+
+    from curate.pool.images import decode
+
+    try:
+        small = Image.fromarray(decode(data, size_px=IMAGE_PX, channels=3))
+    except SampleError:
+        return
+    out = io.BytesIO()
+    small.save(out, "PNG")
+    text = base64.standard_b64encode(out.getvalue()).decode()
+    if protocol == "iterm":
+        sys.stdout.write(f"\x1b]1337;File=inline=1;size={len(out.getvalue())}:{text}\a\n")
+        return
+    parts = [text[at : at + KITTY_CHUNK] for at in range(0, len(text), KITTY_CHUNK)]
+    for number, part in enumerate(parts):
+        control = "a=T,f=100," if number == 0 else ""
+        sys.stdout.write(f"\x1b_G{control}m={int(number < len(parts) - 1)};{part}\x1b\\")
+    sys.stdout.write("\n")
 
 
 def _safe(text: str) -> str:

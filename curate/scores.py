@@ -83,8 +83,12 @@ class Columns:
     values: Mapping[str, NDArray[Any]]
 
 
-def read_columns(run: Path, pool: Pool, names: Sequence[str], *, bad: Sequence[BadSample]) -> Columns:
+def read_columns(
+    run: Path, pool: Pool, names: Sequence[str], *, bad: Sequence[BadSample], null_is_nan: bool = False
+) -> Columns:
     """Returns columns of every shard's table, checked against the pool.
+
+    With `null_is_nan`, a sample without a score has NaN instead of ending the reading.
 
     Raises:
         ScoreError: a table is missing or short, a column is missing, a score is null or not finite.
@@ -108,13 +112,13 @@ def read_columns(run: Path, pool: Pool, names: Sequence[str], *, bad: Sequence[B
     if not parts:
         raise ScoreError("Every sample of the pool is bad.", hint=f"See {run / BAD}.")
     whole = pa.concat_tables(parts)
-    return Columns(tuple(ordinals), {name: _plain(whole[name], name) for name in names})
+    return Columns(tuple(ordinals), {name: _plain(whole[name], name, null_is_nan) for name in names})
 
 
-def _plain(column: pa.ChunkedArray, name: str) -> NDArray[Any]:
+def _plain(column: pa.ChunkedArray, name: str, null_is_nan: bool) -> NDArray[Any]:
     if pa.types.is_integer(column.type):
         return np.asarray(column.fill_null(-1).to_numpy() if column.null_count else column.to_numpy())
-    if column.null_count:
+    if column.null_count and not null_is_nan:
         raise ScoreError(
             f"{column.null_count:,} of {len(column):,} samples have no '{name}': it needs a label, and what is "
             "measured while training needs samples that were trained on.",

@@ -61,7 +61,7 @@ def loaded_after(code: str) -> set[str]:
 
 
 def test_help_prune_and_verify_do_not_import_torch() -> None:
-    code = "import curate.cli.reference, curate.workflows.prune, curate.manifest.verify, curate.report.markdown"
+    code = "import curate.cli.reference, curate.workflows.prune, curate.manifest.verify, curate.report.explanation, curate.report.outcomes"
     assert not {"torch", "timm", "webdataset"} & loaded_after(code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -190,3 +191,35 @@ def _show_outcomes(found: Sequence[Any], digest: str, *, soft: bool, as_json: bo
     if failed and soft:
         console.note(f"warning: {failed} gates failed; --soft lets them pass.")
     return GATE_FAILED if failed and not soft else 0
+
+
+@app.command()
+def explain(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A sample's key.")],
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", help="The manifest that decided about it.", metavar="DIR")
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option("--scores", help="The run's folder [that of the manifest, or scores/].", metavar="DIR"),
+    ] = None,
+    index: Index = None,
+    shard: Annotated[str, typer.Option("--shard", help="Its shard, where several have the key.")] = "",
+    no_image: Annotated[bool, typer.Option("--no-image", help="Show no image, whatever the terminal can.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say why a sample was kept, dropped or failed, from saved data. No torch."""
+    from curate.report.explanation import SCORE_COLUMNS, document, score_row, sentences
+    from curate.workflows.explain import explain as work
+    from curate.workflows.explain import read_image
+
+    found = work(key, manifest=manifest, scores=scores, index=index, shard=shard)
+    if as_json:
+        return console.show_json("explain", document(found))
+    protocol = "" if no_image else console.image_protocol(os.environ)
+    if protocol and (image := read_image(found)):
+        console.show_image(image, protocol)
+    console.say("\n".join(sentences(found)))
+    if found.scores:
+        console.show_table("Scores; rank 1 is the hardest", SCORE_COLUMNS, map(score_row, found.scores))
+    return None

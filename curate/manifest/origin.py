@@ -32,14 +32,14 @@ class Origin:
     pool: Pool
     bad: Sequence[BadSample]
 
-    def columns(self, names: Sequence[str]) -> Columns:
+    def columns(self, names: Sequence[str], *, null_is_nan: bool = False) -> Columns:
         """Returns columns of all scored samples, `identity` among them; one score where something else scored.
 
         Raises:
             ScoreError: a table or a column is missing, or a sample has no value.
         """
         if self.index is None:
-            return read_columns(self.scores, self.pool, ["identity", *names], bad=self.bad)
+            return read_columns(self.scores, self.pool, ["identity", *names], bad=self.bad, null_is_nan=null_is_nan)
         return read_foreign(self.scores, self.pool, names[0] if names else None, with_keys=False)[0]
 
 

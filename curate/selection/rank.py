@@ -6,6 +6,7 @@ sample's identity. It never depends on position, on the order of shards, or on a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -83,6 +84,25 @@ def take_first(
         row_K, count = row_K[key_K == threshold], count - len(before_K)
     first_N[row_K[:count]] = True
     return first_N
+
+
+def rank_of(row: int, keys: Sequence[NDArray[Any]]) -> int:
+    """Returns the rank of one sample under `order_keys`, 1 for the first. Samples without a score are no rivals.
+
+    Cost: O(N) time and memory.
+    """
+    before, level_N = 0, np.ones(len(keys[0]), dtype=np.bool_)
+    for key_N in keys:
+        before += int(np.count_nonzero(level_N & (key_N < key_N[row])))
+        level_N &= key_N == key_N[row]
+    return before + 1
+
+
+def last_of(row_K: NDArray[np.int64], keys: Sequence[NDArray[Any]]) -> int:
+    """Returns which of some samples comes last under `order_keys`. Cost: O(K)."""
+    for key_N in keys:
+        row_K = row_K[key_N[row_K] == key_N[row_K].max()]
+    return int(row_K[-1])
 
 
 def check_scores(

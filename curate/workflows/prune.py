@@ -183,7 +183,7 @@ def _own_scores(request: Request, *, with_keys: bool) -> Scores:
         members=len(summary["members"]),
         test_accuracy=summary["ensemble"].get("test"),
     )
-    return Scores(pool, columns, _column(request, columns), tie_N, row.tie, bad, scored)
+    return Scores(pool, columns, score_of(request.fn, request.seed, columns), tie_N, row.tie, bad, scored)
 
 
 def _foreign_scores(request: Request, index: Path, *, with_keys: bool) -> Scores:
@@ -194,13 +194,14 @@ def _foreign_scores(request: Request, index: Path, *, with_keys: bool) -> Scores
     column = None if request.fn == "random" else request.fn
     columns, bad = read_foreign(request.scores, pool, column, with_keys=with_keys)
     scored = Scored(recipe=None, proxy="", members=0, test_accuracy=None)
-    return Scores(pool, columns, _column(request, columns), None, None, bad, scored)
+    return Scores(pool, columns, score_of(request.fn, request.seed, columns), None, None, bad, scored)
 
 
-def _column(request: Request, columns: Columns) -> NDArray[Any]:
-    if request.fn == "random":
-        return uniform(shuffled(columns.values["identity"], seed=request.seed))
-    return columns.values[request.fn]
+def score_of(fn: str, seed: int, columns: Columns) -> NDArray[Any]:
+    """Returns the scores that a function selects by; those of `random` depend on the seed alone."""
+    if fn == "random":
+        return uniform(shuffled(columns.values["identity"], seed=seed))
+    return columns.values[fn]
 
 
 def _choices(pool: Pool, columns: Columns, reason_N: NDArray[np.uint8], bad: Sequence[BadSample]) -> Iterator[Choice]:
