@@ -16,17 +16,31 @@ from pathlib import Path
 
 import webdataset as wds
 
+import curate
 from benchmarks.arms import compare, module, report
 from benchmarks.materialize import make_manifest
 from curate.manifest.lines import Line, find_line, read_lines, write_lines
+from curate.manifest.materialize import materialize
 
 SHARDS, LOOKS = 100_000, 50
 
 
 def through_cat(manifest: Path) -> int:
     """Reads every kept sample through the pipe; returns their number."""
-    urls = [f"pipe:{sys.executable} -m curate cat {manifest} {line.name}" for line in read_lines(manifest)]
+    command = Path(sys.executable).with_name("curate")
+    urls = [f"pipe:{command} cat {manifest} {line.name}" for line in read_lines(manifest)]
     return sum(1 for _ in wds.WebDataset(urls, shardshuffle=False))
+
+
+def through_new_shards(manifest: Path) -> int:
+    """Reads what `curate materialize` wrote; returns the number of samples."""
+    paths = sorted(map(str, (manifest.parent / "new").glob("*.tar")))
+    return sum(1 for _ in wds.WebDataset(paths, shardshuffle=False))
+
+
+def in_code(manifest: Path) -> int:
+    """Reads every kept sample as `curate.KeptStream` does; returns their number."""
+    return sum(1 for _ in curate.KeptStream(manifest))
 
 
 def through_select(manifest: Path) -> int:
@@ -39,8 +53,8 @@ def through_select(manifest: Path) -> int:
             kept.update(f"{n:08d}" for n in range(at + skip, at + skip + take))
             at += skip + take
         place += line.samples
-    urls = [f"pipe:cat {path}" for path in sorted(pool.glob("*.tar"))]
-    return sum(1 for _ in wds.WebDataset(urls, shardshuffle=False).select(lambda sample: sample["__key__"] in kept))
+    paths = sorted(map(str, pool.glob("*.tar")))
+    return sum(1 for _ in wds.WebDataset(paths, shardshuffle=False).select(lambda sample: sample["__key__"] in kept))
 
 
 def milliseconds_to_find(folder: Path, line: Line) -> float:
@@ -56,7 +70,12 @@ def milliseconds_to_find(folder: Path, line: Line) -> float:
     return statistics.median(taken) * 1e3
 
 
-ARMS = {"pipe:curate cat": through_cat, "select": through_select}
+ARMS = {
+    "pipe:curate cat": through_cat,
+    "select": through_select,
+    "new shards": through_new_shards,
+    "KeptStream": in_code,
+}
 
 
 def main() -> None:
@@ -76,6 +95,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="curate-bench-") as name:
         make_manifest(Path(name), arguments.shards, arguments.samples, arguments.kib)
         manifest = Path(name) / "manifest"
+        materialize(manifest, Path(name) / "new", sync=False)
         arms = {arm: module("reading", "--arm", arm, "--manifest", manifest) for arm in ARMS}
         medians = compare(arms, repeats=arguments.repeats, unit="kept samples/s", warm_up=1)
         print(f"cat / select: {medians['pipe:curate cat'] / medians['select']:.2f}")

@@ -15,7 +15,7 @@ from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-
 
 from curate.errors import ManifestError, UsageError
 from curate.manifest.lines import Line
-from curate.manifest.materialize import WALK_BYTES, kept_extents
+from curate.manifest.materialize import kept_extents
 from curate.manifest.stream import split_of
 from curate.pool.sources import open_source
 from curate.pool.tar import Tally, entries, printable, split_key
@@ -67,7 +67,7 @@ def write_view(lines: Sequence[Line], root: Path, build: Path) -> None:
 def _samples(line: Line, path: Path) -> tuple[list[str], list[int]]:
     """Returns the keys of all samples, and where each begins, followed by where the last one ends."""
     keys, starts, tally = list[str](), list[int](), Tally()
-    with open_source(path, line.name, buffering=WALK_BYTES) as stream:
+    with open_source(path, line.name, buffering=0) as stream:
         for entry in entries(stream, line.name, tally):
             parts = split_key(entry.name)
             if parts and (not keys or keys[-1] != parts[0]):

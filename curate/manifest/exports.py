@@ -14,7 +14,7 @@ from pathlib import Path
 from curate import durable
 from curate.errors import ManifestError, RunError, UsageError, did_you_mean
 from curate.manifest import writers
-from curate.manifest.lines import manifest_digest, read_lines, read_root
+from curate.manifest.lines import check_files, manifest_digest, read_lines, read_root
 from curate.manifest.schema import load_head
 from curate.manifest.sidecars import class_map
 from curate.manifest.writers import Kept
@@ -107,6 +107,7 @@ def export(folder: Path, name: str, out: Path | None, *, root: Path | None = Non
     if name not in EXPORTS:
         raise UsageError(f"Unknown export '{name}'.", hint=did_you_mean(name, EXPORTS))
     head = load_head(folder)
+    check_files(folder)
     lines = tuple(line for line in read_lines(folder) if line.kept)
     if not lines:
         raise ManifestError(f"{folder} keeps no sample.", hint="An empty export would mislead a trainer.")

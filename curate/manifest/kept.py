@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import ManifestError
-from curate.manifest.lines import Line, find_line, manifest_digest, read_lines, read_root
+from curate.manifest.lines import Line, check_files, find_line, manifest_digest, read_lines, read_root
 from curate.manifest.materialize import kept_extents
 from curate.manifest.stream import Source, changed, check_source, headers_between, kept_headers, skip
 from curate.pool.sources import open_source
@@ -41,6 +41,7 @@ class KeptReader:
     """
 
     def __init__(self, folder: Path, root: Path | None = None) -> None:
+        check_files(folder)
         self.digest = manifest_digest(folder)
         rows = [(line.name, line.codec, line.bytes, line.kept) for line in read_lines(folder) if line.kept]
         if not rows:

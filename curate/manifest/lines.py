@@ -79,6 +79,17 @@ def read_lines(folder: Path) -> Iterator[Line]:
             raise ManifestError(f"{folder / LINES}: the last line is cut short.", hint="Prune again.")
 
 
+def check_files(folder: Path) -> None:
+    """Raises ManifestError where a file of a manifest is not the one that `manifest.json` names."""
+    with _reading(folder / HEAD):
+        files = dict(read_head(folder)["files"])
+    for name, digest in files.items():
+        if file_digest(folder / name) != digest:
+            raise ManifestError(
+                f"{folder / name} is not the file that {HEAD} names: it was changed.", hint="Prune again."
+            )
+
+
 def find_line(folder: Path, shard: str) -> Line:
     """Returns the line of a shard: the exact name, else the longest unique path suffix.
 

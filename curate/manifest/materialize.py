@@ -21,7 +21,7 @@ from typing import IO
 from curate import durable
 from curate.errors import ManifestError, RunError, ShardError
 from curate.manifest.layout import NewShard, Piece, one_to_one, repacked
-from curate.manifest.lines import Line, manifest_digest, read_lines, read_root
+from curate.manifest.lines import Line, check_files, manifest_digest, read_lines, read_root
 from curate.manifest.schema import Head, load_head
 from curate.manifest.sidecars import (
     IndexEntry,
@@ -39,7 +39,7 @@ from curate.pool.tar import Header, Tally, entries, printable, split_key
 
 DONE, BEGUN = "materialized.json", ".materializing.json"
 NO_RANGE_COPY = (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
-CHUNK_BYTES, WALK_BYTES = 1 << 20, 1 << 12
+CHUNK_BYTES = 1 << 20
 Progress = Callable[[int, int, str], None]
 
 
@@ -92,7 +92,9 @@ def materialize(
         ManifestError: a source is not what was pruned, or nothing is kept.
         RunError: something else lies at `out`, or two samples of one new shard have the same key.
     """
-    head, lines, digest = load_head(folder), list(read_lines(folder)), manifest_digest(folder)
+    head, digest = load_head(folder), manifest_digest(folder)
+    check_files(folder)
+    lines = list(read_lines(folder))
     if not head.totals.kept:
         raise ManifestError(f"{folder} keeps no sample.", hint="There is nothing to write.")
     if shards or samples_per_shard:
@@ -134,7 +136,7 @@ def _is_whole(path: Path, samples: int) -> bool:
     if not (path.is_file() and path.with_suffix(".idx").is_file()):
         return False
     try:
-        with open_source(path, path.name, buffering=WALK_BYTES) as stream:
+        with open_source(path, path.name, buffering=0) as stream:
             keys = (split_key(entry.name) for entry in entries(stream, path.name, Tally()))
             return sum(1 for _ in groupby(key[0] for key in keys if key)) == samples
     except ShardError:
@@ -236,7 +238,7 @@ def kept_extents(line: Line, path: Path) -> list[Extent]:
         if stream.skip(header.padded) != header.padded:
             raise ManifestError(f"{line.name} is cut short.", hint="Score and prune the new shards.")
 
-    walk_kept(line, path, visit, buffering=WALK_BYTES)
+    walk_kept(line, path, visit)
     return [Extent(key, tuple(headers)) for key, headers in extents]
 
 

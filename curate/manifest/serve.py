@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote
 
 from curate.errors import CurateError, ManifestError
 from curate.manifest.layout import plain_names
-from curate.manifest.lines import Line, manifest_digest, read_lines, read_root
+from curate.manifest.lines import Line, check_files, manifest_digest, read_lines, read_root
 from curate.manifest.materialize import byte_runs, kept_extents
 from curate.manifest.sidecars import ShardCount, timm_info
 from curate.manifest.stream import END, INFO, Write, check_source, copy_kept, split_of
@@ -40,6 +40,7 @@ class Served:
     """The virtual shards of a manifest: names, sizes, bytes."""
 
     def __init__(self, folder: Path, root: Path | None = None) -> None:
+        check_files(folder)
         self.digest = manifest_digest(folder)
         self._root = root or read_root(folder)
         kept = [line for line in read_lines(folder) if line.kept]

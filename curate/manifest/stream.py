@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from curate.errors import CurateError, ManifestError, UsageError
 from curate.manifest.lines import Line, find_line, read_head, read_lines, read_root
-from curate.pool.sources import BUFFER_BYTES, DecompressedStream, PlainStream, open_source
+from curate.pool.sources import DecompressedStream, PlainStream, open_source
 from curate.pool.tar import BLOCK, Header, HeaderReader, Stream, split_key
 
 END = bytes(2 * BLOCK)
@@ -66,7 +66,7 @@ def copy_kept(
         write(END)
 
 
-def walk_kept(line: Line, path: Path, visit: Visit, *, preamble: Write | None = None, buffering: int = 0) -> None:
+def walk_kept(line: Line, path: Path, visit: Visit, *, preamble: Write | None = None) -> None:
     """Calls `visit` with the header of every kept entry in order, the stream standing at its data.
 
     `visit` must take or skip exactly `header.padded` bytes. The source's size and first header are
@@ -77,14 +77,13 @@ def walk_kept(line: Line, path: Path, visit: Visit, *, preamble: Write | None = 
         path: the source.
         visit: takes (header, stream).
         preamble: takes the bytes that go before the first entry.
-        buffering: of a plain source, 0 for what suits reading the data too.
 
     Raises:
         ManifestError: the source is not the one that was pruned.
         ShardError: the source cannot be read.
     """
     check_source(line, path)
-    with open_source(path, line.name, buffering=buffering or BUFFER_BYTES) as stream:
+    with open_source(path, line.name, buffering=0) as stream:
         for header in kept_headers(line, stream, preamble=preamble):
             visit(header, stream)
 
@@ -149,7 +148,7 @@ def _copy(line: Line, stream: Source, size: int, write: Write) -> None:
 def check_source(line: Line, path: Path) -> None:
     """Raises ManifestError where a source's size or first header are not those of the shard that was pruned."""
     _check_size(line, path)
-    with open_source(path, line.name, buffering=BLOCK) as stream:
+    with open_source(path, line.name, buffering=0) as stream:
         _check_first_header(line, stream)
 
 

@@ -30,19 +30,22 @@ def codec_of(name: str) -> str | None:
 
 
 class PlainStream:
-    """An uncompressed tar: `skip` seeks, and the file's size is the bound."""
+    """An uncompressed tar: `skip` goes on from another place, and the file's size is the bound."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._size = os.fstat(file.fileno()).st_size
+        self._at = 0
 
     def read(self, size: int, /) -> bytes:
-        return self._file.read(size)
+        chunk = self._file.read(size)
+        self._at += len(chunk)
+        return chunk
 
     def skip(self, size: int, /) -> int:
-        at = self._file.tell()
-        step = max(0, min(size, self._size - at))
-        self._file.seek(at + step)
+        step = max(0, min(size, self._size - self._at))
+        if step:
+            self._at = self._file.seek(self._at + step)
         return step
 
 
@@ -81,7 +84,7 @@ def open_source(path: Path, shard: str, *, buffering: int = BUFFER_BYTES) -> Ite
     Args:
         path: where it lies.
         shard: its name, for messages.
-        buffering: bytes that the system is asked for at once; few where a plain tar's data is skipped.
+        buffering: bytes that the system is asked for at once; 0 where a plain tar's data is skipped.
 
     Raises:
         ShardError: it cannot be opened, or its compressed stream is damaged or cut short; also when
