@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from curate import console
-from curate.cli.options import Json, Manifest, app
+from curate.cli.options import Json, Manifest, Recipes, Sets, Shards, app
 from curate.errors import UsageError
 
 GATE_FAILED, DIFFERENT = 3, 5
@@ -223,3 +223,29 @@ def explain(
     if found.scores:
         console.show_table("Scores; rank 1 is the hardest", SCORE_COLUMNS, map(score_row, found.scores))
     return None
+
+
+@app.command()
+def fingerprint(
+    shards: Shards,
+    recipe: Recipes = None,
+    settings: Sets = None,
+    test: Annotated[
+        list[str] | None, typer.Option("--test", help="Test shards of `score`.", metavar="SHARDS...")
+    ] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with", help="What else the scores depend on: a word, or a file's content.", metavar="WORD|FILE"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a cache key for the scores of a pool under a recipe. Reads no shard's body."""
+    from curate.recipe import load_recipe
+    from curate.workflows.fingerprint import fingerprint as work
+
+    found = work(shards, recipe=load_recipe(recipe, settings or ()).digest, test=test or (), more=more or ())
+    if as_json:
+        return console.show_json("fingerprint", vars(found))
+    return console.say(found.key)

@@ -1,0 +1,95 @@
+#!/bin/sh
+# The data-pruning step of a pipeline, also on your own machine: ci/prune.sh key|score|prune|all
+#
+#   key     prints the cache key of the scores (seconds, reads no shard's body)
+#   score   trains the proxy and scores the pool, unless the scores are there already (heavy)
+#   prune   writes the manifest, judges it, says what changed, writes the summary (light, no torch)
+#   all     score, then prune
+#
+# Exit codes are those of curate: 3 where a gate failed. Settings are variables:
+set -euf
+: "${CURATE_SHARDS:?what names the shards: folders, globs, brace patterns, one word each}"
+: "${CURATE_TEST:=}"            # test shards of score, the same way
+: "${CURATE_RECIPE:=}"          # a recipe
+: "${CURATE_SCORE_ARGS:=}"      # further flags of score
+: "${CURATE_SCORES:=scores}"    # where scores are, or go
+: "${CURATE_FN:=variation_ratio}"
+: "${CURATE_KEEP:=0.8}"
+: "${CURATE_PRUNE_ARGS:=}"      # further flags of prune
+: "${CURATE_GATES:=}"           # limits; without them nothing is judged
+: "${CURATE_BASE:=}"            # the manifest of before; without it churn is skipped
+: "${CURATE_EARLIER:=}"         # the scores of before; without them rank agreement is skipped
+: "${CURATE_EVALUATION:=}"      # saved accuracies on kept and random samples
+: "${CURATE_SOFT:=}"            # anything: failed gates only warn
+: "${CURATE_OUT:=curate-out}"   # manifest/, summary.md, check.json, junit.xml, metrics.prom, diff.json, changed.tsv
+
+# Words are split at blanks on purpose, and nothing else is done to them (set -f).
+key() {
+  # shellcheck disable=SC2086
+  curate fingerprint $CURATE_SHARDS ${CURATE_TEST:+--test $CURATE_TEST} \
+    ${CURATE_RECIPE:+--recipe "$CURATE_RECIPE"} --with "$CURATE_SCORE_ARGS"
+}
+
+score() {
+  if [ -f "$CURATE_SCORES/summary.json" ]; then
+    echo "Scores are in $CURATE_SCORES already." >&2
+    return
+  fi
+  # shellcheck disable=SC2086
+  curate score $CURATE_SHARDS ${CURATE_TEST:+--test $CURATE_TEST} \
+    ${CURATE_RECIPE:+--recipe "$CURATE_RECIPE"} --out "$CURATE_SCORES" $CURATE_SCORE_ARGS
+}
+
+has_gate() { grep -Eq "^[[:space:]]*$1[[:space:]]*=" "$CURATE_GATES"; }
+
+check() {
+  set -- "$CURATE_OUT/manifest" --gates "$CURATE_GATES" --scores "$CURATE_SCORES" --md "$CURATE_OUT/check.md" \
+    --junit "$CURATE_OUT/junit.xml" --openmetrics "$CURATE_OUT/metrics.prom" --json
+  # The first time there is nothing to compare with. The result says that these gates were skipped.
+  if [ -n "$CURATE_BASE" ]; then set -- "$@" --base "$CURATE_BASE"
+  elif has_gate max_churn; then set -- "$@" --skip max_churn; fi
+  if [ -n "$CURATE_EARLIER" ]; then set -- "$@" --earlier "$CURATE_EARLIER"
+  elif has_gate min_rank_agreement; then set -- "$@" --skip min_rank_agreement; fi
+  if [ -n "$CURATE_EVALUATION" ]; then set -- "$@" --evaluation "$CURATE_EVALUATION"; fi
+  if [ -n "$CURATE_SOFT" ]; then set -- "$@" --soft; fi
+  if [ -n "${GITHUB_ACTIONS:-}" ]; then set -- "$@" --annotate; fi
+  curate check "$@" > "$CURATE_OUT/check.json"
+}
+
+prune() {
+  code=0
+  mkdir -p "$CURATE_OUT"
+  # Nothing of an earlier run may be taken for this one's.
+  rm -f "$CURATE_OUT"/check.md "$CURATE_OUT"/check.json "$CURATE_OUT"/junit.xml "$CURATE_OUT"/metrics.prom \
+    "$CURATE_OUT"/diff.md "$CURATE_OUT"/diff.json "$CURATE_OUT"/changed.tsv "$CURATE_OUT"/summary.md
+  # shellcheck disable=SC2086
+  curate prune --scores "$CURATE_SCORES" --fn "$CURATE_FN" --keep "$CURATE_KEEP" \
+    --out "$CURATE_OUT/manifest" --force $CURATE_PRUNE_ARGS > "$CURATE_OUT/prune.txt"
+  if [ -n "$CURATE_GATES" ]; then check || code=$?; fi
+  if [ -n "$CURATE_BASE" ]; then
+    curate diff "$CURATE_BASE" "$CURATE_OUT/manifest" --md > "$CURATE_OUT/diff.md"
+    curate diff "$CURATE_BASE" "$CURATE_OUT/manifest" --json --list "$CURATE_OUT/changed.tsv" > "$CURATE_OUT/diff.json"
+  fi
+  summary
+  return "$code"
+}
+
+summary() {
+  {
+    echo "## curate: keep $CURATE_KEEP by $CURATE_FN"
+    echo
+    sed 's/^/    /' "$CURATE_OUT/prune.txt"
+    for part in check diff; do
+      if [ -f "$CURATE_OUT/$part.md" ]; then echo; cat "$CURATE_OUT/$part.md"; fi
+    done
+  } > "$CURATE_OUT/summary.md"
+  rm -f "$CURATE_OUT/prune.txt"
+  cat "$CURATE_OUT/summary.md"
+  if [ -n "${GITHUB_STEP_SUMMARY:-}" ]; then cat "$CURATE_OUT/summary.md" >> "$GITHUB_STEP_SUMMARY"; fi
+}
+
+case "${1:-}" in
+  key | score | prune) "$1" ;;
+  all) score; prune ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac

@@ -1,0 +1,187 @@
+"""The pipeline's step as pipelines run it: the script, and the steps of the action, in processes of their own."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from conftest import write_tar
+
+from curate.cli import run
+from curate.manifest.schema import load_head
+
+ROOT = Path(__file__).parent.parent
+GREEN = {"max_drop": 0.6, "max_class_drop": 1.0, "min_per_class": 0, "max_share_shift": 1.0, "max_bad": 0.1}
+RED = {"max_drop": 0.4, "max_class_drop": 0.1, "min_per_class": 40, "max_share_shift": 0.0, "max_bad": 0.01}
+COMPARED = {"max_churn": 0.0, "min_rank_agreement": 0.99}
+
+
+def write_gates(path: Path, limits: dict[str, float]) -> str:
+    path.write_text("[gates]\n" + "".join(f"{name} = {limit}\n" for name, limit in limits.items()))
+    return str(path)
+
+
+def environment(**settings: str) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **settings}
+
+
+def step(folder: Path, phase: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    words = ["sh", str(ROOT / "ci" / "prune.sh"), phase]
+    return subprocess.run(words, cwd=folder, env=environment(**settings), capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def scored(toy_scores: Path, tmp_path: Path) -> Path:
+    """A job's folder, scores out of the cache in it."""
+    shutil.copytree(toy_scores, tmp_path / "scores")
+    return tmp_path
+
+
+def test_the_step_is_green_then_red(scored: Path, pool_folder: Path) -> None:
+    """The second time, against the first: what cannot be compared yet is skipped, and said to be."""
+    given = {"CURATE_SHARDS": str(pool_folder), "CURATE_KEEP": "0.5"}
+    gates = write_gates(scored / "green.toml", {**GREEN, **COMPARED})
+    summary = scored / "step.md"
+    result = step(scored, "all", **given, CURATE_GATES=gates, GITHUB_STEP_SUMMARY=str(summary))
+    assert (result.returncode, "Scores are in scores already." in result.stderr) == (0, True), result.stderr
+    assert load_head(scored / "curate-out" / "manifest").totals.kept == 24
+    found = json.loads((scored / "curate-out" / "check.json").read_text())
+    assert {o["gate"]: o["status"] for o in found["gates"]} == dict.fromkeys(GREEN, "passed") | dict.fromkeys(
+        COMPARED, "skipped"
+    )
+    assert "7 gates, none failed" in summary.read_text()
+
+    (scored / "curate-out" / "manifest").rename(scored / "before")
+    gates = write_gates(scored / "red.toml", {**RED, **COMPARED})
+    more = {"CURATE_BASE": "before", "CURATE_EARLIER": "scores", "CURATE_FN": "entropy", "GITHUB_ACTIONS": "true"}
+    result = step(scored, "prune", **given, **more, CURATE_GATES=gates)
+    assert result.returncode == 3
+    found = json.loads((scored / "curate-out" / "check.json").read_text())
+    failed = [o["gate"] for o in found["gates"] if o["status"] == "failed"]
+    assert sorted(failed) == sorted({*RED, "max_churn"})
+    assert re.findall(r"^::error title=curate check, (\w+)::", result.stderr, re.MULTILINE) == failed
+    suite = ElementTree.parse(scored / "curate-out" / "junit.xml").getroot()[0]  # noqa: S314  (written by this test)
+    assert suite.get("failures") == "6"
+    changed = (scored / "curate-out" / "changed.tsv").read_text().splitlines()
+    counts = json.loads((scored / "curate-out" / "diff.json").read_text())
+    assert len(changed) == counts["added"] + counts["removed"] > 0
+    text = (scored / "curate-out" / "summary.md").read_text()
+    assert text == result.stdout
+    assert "6 of 7 gates failed" in text
+    assert "### curate diff" in text
+    assert len(text.encode()) < 2**20
+    assert step(scored, "prune", **given, **more, CURATE_GATES=gates, CURATE_SOFT="1").returncode == 0
+
+
+@pytest.mark.slow
+def test_the_step_scores_where_nothing_is_cached(pool_folder: Path, tmp_path: Path) -> None:
+    flags = "--proxy preact_resnet20 --seeds 1 --epochs 1 --checkpoints 1 --device cpu --set train.batch_size=16"
+    given = {"CURATE_SHARDS": str(pool_folder), "CURATE_SCORE_ARGS": flags, "CURATE_FN": "entropy"}
+    result = step(tmp_path, "all", **given)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "scores" / "summary.json").exists()
+    assert "38 kept" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("phase", "settings", "code", "said"),
+    [
+        ("key", {"CURATE_SHARDS": "nowhere"}, 2, "nowhere: no such file"),
+        ("prune", {"CURATE_SHARDS": "x"}, 1, "no finished scores here"),
+        ("all", {}, 2, "CURATE_SHARDS"),
+        ("nonsense", {"CURATE_SHARDS": "x"}, 2, "ci/prune.sh key|score|prune|all"),
+    ],
+)
+def test_the_step_fails_as_curate_does(
+    tmp_path: Path, phase: str, settings: dict[str, str], code: int, said: str
+) -> None:
+    result = step(tmp_path, phase, **settings)
+    assert (result.returncode, said in result.stderr) == (code, True), result.stderr
+
+
+def test_the_action_runs_its_steps(scored: Path, pool_folder: Path) -> None:
+    """Every `run` of the action, as a runner would: conditions, inputs and outputs by hand, the rest for real."""
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    inputs = {name: spec.get("default", "") for name, spec in action["inputs"].items()}
+    inputs |= {
+        "shards": str(pool_folder),
+        "keep": "0.5",
+        "gates": write_gates(scored / "g.toml", GREEN),
+        "install": "no",
+    }
+    outputs = scored / "outputs"
+    runner = {
+        "GITHUB_ACTION_PATH": str(ROOT),
+        "GITHUB_OUTPUT": str(outputs),
+        "GITHUB_STEP_SUMMARY": str(scored / "s.md"),
+    }
+    ran = []
+    for part in action["runs"]["steps"]:
+        if "run" not in part or part["name"] == "Install":
+            continue
+        assert "${{" not in part["run"]  # inputs are data, never code
+        given = {
+            name: re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda m: inputs[m[1]], text)
+            for name, text in part["env"].items()
+        }
+        words = [part["shell"], "-eo", "pipefail", "-c", part["run"]]
+        result = subprocess.run(
+            words, cwd=scored, env=environment(**runner, **given), capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        ran.append(part["id"])
+    assert ran == ["key", "score", "prune"]
+    found = dict(line.split("=", 1) for line in outputs.read_text().splitlines())
+    assert re.fullmatch("[0-9a-f]{32}", found["key"])
+    assert (scored / found["manifest"] / "manifest.json").exists()
+    assert "5 gates, none failed" in (scored / "s.md").read_text()
+
+
+def test_action_and_template_name_only_what_the_script_reads() -> None:
+    script = (ROOT / "ci" / "prune.sh").read_text()
+    known = set(re.findall(r': "\$\{(CURATE_\w+)', script))
+    for name in ("action.yml", "ci/gitlab.yml"):
+        text = (ROOT / name).read_text()
+        assert set(re.findall(r"CURATE_\w+", text)) - known <= {"CURATE_CACHE"}, name
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    used = set(re.findall(r"inputs\.([\w-]+)", (ROOT / "action.yml").read_text()))
+    assert used == set(action["inputs"])
+
+
+def key(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    capsys.readouterr()
+    assert run(["fingerprint", *words]) == 0
+    return capsys.readouterr().out.strip()
+
+
+def test_the_fingerprint_follows_what_scores_depend_on(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = shutil.copytree(pool_folder, tmp_path / "pool")
+    first = key(capsys, str(pool_folder))
+    assert key(capsys, str(pool)) == first  # another place, another time
+    assert key(capsys, *(str(path) for path in sorted(pool.iterdir(), reverse=True))) == first
+    labels = tmp_path / "labels.csv"
+    labels.write_text("key,label\n")
+    keys = [
+        first, key(capsys, str(pool), "--set", "train.epochs=5"), key(capsys, str(pool), "--with", "x"),
+        key(capsys, str(pool), "--test", str(pool_folder / "toy-0000.tar")), key(capsys, str(pool), "--with", str(labels)),
+    ]  # fmt: skip
+    labels.write_text("key,label\na,1\n")
+    keys.append(key(capsys, str(pool), "--with", str(labels)))
+    with (pool / "toy-0001.tar").open("r+b") as file:
+        file.write(b"S")
+    keys.append(key(capsys, str(pool)))
+    write_tar(pool / "toy-0009.tar", [("x.cls", b"0")])
+    keys.append(key(capsys, str(pool)))
+    (pool / "toy-0009.tar").rename(pool / "toy-0010.tar")
+    keys.append(key(capsys, str(pool)))
+    assert len(set(keys)) == len(keys)
+    assert run(["fingerprint", str(tmp_path / "nowhere")]) == 2
