@@ -55,6 +55,7 @@ class Proxy(Section):
     name: str = "resnet18"
     stem: Literal["auto", "small", "native"] = "auto"
     pretrained: str = ""
+    width: Rate = 1.0
 
 
 class Train(Section):

@@ -5,6 +5,7 @@ Deterministic for a seed. Pretrained weights come from a local file or not at al
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from curate.errors import RunError, UsageError, did_you_mean
-from curate.proxy import PROXIES
+from curate.proxy import convnets, preact_resnet  # register their networks with timm)
 
 SMALL_PX = 64
 
@@ -25,11 +26,12 @@ class ModelSpec:
     """All that a network's shape depends on.
 
     Attributes:
-        name: a row of `PROXIES` or any timm name.
+        name: any timm name, those registered here among them.
         num_classes, in_chans: from the pool.
         size_px: side of its square input.
         stem: `small` (3x3, stride 1, no pooling) or `native`.
         pretrained: path of local weights, empty for none.
+        width: multiplies the channels of every convolution, for networks that know how.
     """
 
     name: str
@@ -38,12 +40,13 @@ class ModelSpec:
     size_px: int
     stem: str
     pretrained: str = ""
+    width: float = 1.0
 
 
 def check_name(name: str) -> None:
     """Refuses a proxy that neither the table nor timm knows."""
-    if name not in PROXIES and not timm.is_model(name):
-        known = {*PROXIES, *timm.list_models()}
+    if not timm.is_model(name):
+        known = timm.list_models()
         raise UsageError(
             f"Unknown proxy '{name}'.", hint=did_you_mean(name, known) if len(name) > 2 else "Any timm name will do."
         )
@@ -72,21 +75,26 @@ def build_model(spec: ModelSpec, *, seed: int) -> nn.Module:
 
 
 def _create(spec: ModelSpec) -> nn.Module:
-    proxy = PROXIES.get(spec.name)
-    arguments: dict[str, Any] = dict(proxy.arguments) if proxy else {}
-    name = proxy.model_name if proxy else spec.name
-    shape = {"num_classes": spec.num_classes, "in_chans": spec.in_chans}
-    if proxy and proxy.depth:
-        from curate.proxy.preact_resnet import preact_resnet
-
-        return preact_resnet(proxy.depth, **shape)
-    if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
-        arguments.setdefault("img_size", spec.size_px)
+    arguments: dict[str, Any] = {"num_classes": spec.num_classes, "in_chans": spec.in_chans}
+    if getattr(timm.get_pretrained_cfg(spec.name), "fixed_input_size", False):
+        arguments["img_size"] = spec.size_px
+    if spec.width != 1:
+        arguments |= _narrowed(spec.name, spec.width)
     try:
-        model: nn.Module = timm.create_model(name, pretrained=False, **{**arguments, **shape})
+        model: nn.Module = timm.create_model(spec.name, pretrained=False, **arguments)
         return model
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"timm cannot build '{name}' here: {error}.", hint="Choose another --proxy.") from error
+        raise UsageError(f"timm cannot build '{spec.name}' here: {error}.", hint="Choose another --proxy.") from error
+
+
+def _narrowed(name: str, width: float) -> dict[str, Any]:
+    """Returns what makes a network narrower (Coleman et al. 2020, section 3.1). timm's ResNets keep their stem."""
+    own = [*preact_resnet.__all__, *convnets.__all__]  # type: ignore[attr-defined]  # what timm's registry adds
+    if name in own:
+        return {"width": width}
+    if re.fullmatch(r"resnet\d+", name):
+        return {"channels": tuple(max(1, round(wide * width)) for wide in convnets.RESNET_CHANNELS)}
+    raise UsageError(f"'{name}' has no width to change.", hint=f"proxy.width is for resnetN, {', '.join(own)}.")
 
 
 def adapt_stem(model: nn.Module) -> list[str]:
@@ -147,6 +155,23 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise RunError(f"{path}: cannot be read as weights ({type(error).__name__}).", hint="") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+
+
+def forward_flops(spec: ModelSpec) -> int:
+    """Returns the floating-point operations of one image's forward pass, two for each multiply-add.
+
+    Counted by torch on shapes alone: no arithmetic is done and nothing is allocated.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        model = _create(spec)
+        if spec.stem == "small":
+            adapt_stem(model)
+        images = torch.empty(1, spec.in_chans, spec.size_px, spec.size_px)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(images)
+    return int(counter.get_total_flops())
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -116,6 +116,7 @@ def plan_for(recipe: Recipe, setting: Setting, num_classes: int) -> Plan:
         size_px=setting.size_px,
         stem=setting.stem,
         pretrained=recipe.proxy.pretrained,
+        width=recipe.proxy.width,
     )
     mean, std = (_per_channel(values, setting.channels) for values in (recipe.pixels.mean, recipe.pixels.std))
     return Plan(spec, recipe.train, recipe.augment, mean, std, setting.is_bf16, setting.device)

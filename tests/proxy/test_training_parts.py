@@ -3,9 +3,10 @@ import pytest
 import torch
 
 from curate.acquisition import ensemble_of
+from curate.errors import UsageError
 from curate.proxy import PROXIES
 from curate.proxy.augment import augmented
-from curate.proxy.models import ModelSpec, adapt_stem, build_model, parameter_count, stem_for
+from curate.proxy.models import ModelSpec, adapt_stem, build_model, forward_flops, parameter_count, stem_for
 from curate.proxy.predict import VoteSums
 from curate.proxy.schedule import checkpoint_epochs, rate_at
 from curate.recipe import Augment, Train
@@ -19,12 +20,39 @@ def test_every_proxy_takes_small_images_of_one_channel(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "millions"),
-    [("preact_resnet20", 0.27), ("preact_resnet56", 0.86), ("preact_resnet110", 1.73), ("resnet18", 11.17)],
+    ("name", "millions", "megaflops"),
+    [
+        ("preact_resnet20", 0.27, 41), ("preact_resnet32", 0.46, 69), ("preact_resnet44", 0.66, 98),
+        ("preact_resnet56", 0.86, 127), ("preact_resnet110", 1.73, 255), ("preact_resnet164", 1.70, 254),
+        ("resnet10", 4.90, 253), ("resnet18", 11.17, 556), ("convnet3", 1.98, 163),
+    ],
+)  # fmt: skip
+def test_parameters_and_multiply_adds_are_the_published_ones(name: str, millions: float, megaflops: float) -> None:
+    spec = ModelSpec(name, 10, 3, 32, "small")
+    assert parameter_count(build_model(spec, seed=0)) / 1e6 == pytest.approx(millions, abs=0.01)
+    assert forward_flops(spec) / 2e6 == pytest.approx(megaflops, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "name", ["preact_resnet20", "preact_resnet164", "resnet10", "resnet18", "resnet50", "convnet3"]
 )
-def test_parameter_counts_are_the_published_ones(name: str, millions: float) -> None:
-    model = build_model(ModelSpec(name, 10, 3, 32, "small"), seed=0)
-    assert parameter_count(model) / 1e6 == pytest.approx(millions, abs=0.01)
+def test_narrowing_by_half_takes_about_three_quarters_of_the_weights(name: str) -> None:
+    whole, half = (build_model(ModelSpec(name, 10, 3, 32, "small", width=width), seed=0) for width in (1.0, 0.5))
+    assert parameter_count(half) / parameter_count(whole) == pytest.approx(0.25, abs=0.02)
+    with torch.inference_mode():
+        assert half.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_a_network_without_a_width_is_refused_one() -> None:
+    with pytest.raises(UsageError, match="no width to change") as caught:
+        build_model(ModelSpec("mobilenetv3_small_050", 10, 3, 32, "small", width=0.5), seed=0)
+    assert "preact_resnet20" in str(caught.value.hint)
+
+
+def test_timm_knows_the_networks_by_name() -> None:
+    import timm
+
+    assert set(PROXIES) <= set(timm.list_models())
 
 
 def test_the_stem_is_adapted_up_to_64_px() -> None:
