@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 PLAIN_SECONDS = 30.0
 IMAGE_PX, KITTY_CHUNK = 256, 4096
+WIDE = 200
 
 
 def say(text: str) -> None:
@@ -71,10 +72,11 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
 
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_safe(cell) for cell in row))
-    Console(highlight=False, soft_wrap=True).print(table)
+    width = None if sys.stdout.isatty() else WIDE  # a file has no edge to wrap at
+    Console(highlight=False, soft_wrap=True, width=width).print(table)
 
 
 def image_protocol(environment: Mapping[str, str]) -> str:

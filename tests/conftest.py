@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from PIL import Image
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # toy batches: a second thread only waits, and costs its core
 
 COLOURS = [(220, 30, 30), (30, 200, 40), (40, 60, 220)]
 SHARDS, PER_SHARD = 3, 16

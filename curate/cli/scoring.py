@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from curate import console
+from curate.cli.evaluating import show_evaluation
 from curate.cli.options import (
     Device,
     Json,
@@ -180,15 +181,7 @@ def demo(
         result = tell(out, seeds=seeds, progress=listener)
     if as_json:
         return console.show_json("demo", result)
-    rows = [
-        (r["trained_on"], f"{r['samples']:,}", f"{r['mean']:.2%}", "-" if r["spread"] is None else f"{r['spread']:.2%}")
-        for r in result["table"]
-    ]
-    console.show_table(
-        f"Test accuracy on {result['test_samples']} held-out digits, n = {seeds}",
-        ("trained on", "samples", "mean", "std"),
-        rows,
-    )
+    show_evaluation(result["table"])
     console.say(result["verdict"])
     console.note("Next: curate score SHARDS --proxy resnet18, then curate prune --keep 0.8 --fn variation_ratio")
     return None

@@ -113,29 +113,56 @@ def predict_shard(
         yield Predicted(rows_B, whole.ensemble(label_B), by_seed, np.array(hits))
 
 
-def accuracy(
+@dataclass(frozen=True)
+class Accuracy:
+    """How often some members are right.
+
+    Attributes:
+        each: of every member.
+        together: of their mean prediction.
+        per_class: of their mean prediction, by class id; classes that are not there count as 1.
+    """
+
+    each: list[float]
+    together: float
+    per_class: list[float]
+
+
+def measured(
     plan: Plan, members: Sequence[tuple[int, nn.Module]], pixels: Pixels, rows_K: NDArray[np.int64], *, batch_size: int
-) -> tuple[list[float], float]:
+) -> Accuracy:
     """Returns the accuracy of each member and of their mean prediction over labelled rows."""
     chosen = np.zeros(len(pixels.rows), dtype=np.bool_)
     chosen[rows_K] = True
-    hits, together, seen = np.zeros(len(members)), 0, 0
+    hits_M, hits_C = np.zeros(len(members)), np.zeros(plan.spec.num_classes)
     for index in range(len(pixels.rows.shards)):
         for rows_B, pixels_B in pixels.in_order(index, batch_size=batch_size):
             keep_B = chosen[rows_B]
-            if not keep_B.any():
-                continue
-            label_B = torch.from_numpy(pixels.rows.label_N[rows_B[keep_B]]).long().to(plan.device)
-            with torch.inference_mode():
-                inputs, total = normalised(pixels_B[keep_B], plan), torch.zeros(())
-                for number, (_, model) in enumerate(members):
-                    with autocast(plan):
-                        probs_BC = model(inputs).float().softmax(1)
-                    hits[number] += int((probs_BC.argmax(1) == label_B).sum())
-                    total = total.to(probs_BC.device) + probs_BC
-                together += int((total.argmax(1) == label_B).sum())
-            seen += int(keep_B.sum())
-    return (hits / max(1, seen)).tolist(), together / max(1, seen)
+            if keep_B.any():
+                label_B = pixels.rows.label_N[rows_B[keep_B]]
+                right_MB, right_B = _right(plan, members, pixels_B[keep_B], label_B)
+                hits_M += right_MB.sum(1)
+                np.add.at(hits_C, label_B[right_B], 1)
+    count_C = np.bincount(pixels.rows.label_N[rows_K], minlength=plan.spec.num_classes)
+    per_class = np.divide(hits_C, count_C, out=np.ones_like(hits_C), where=count_C > 0)
+    size = max(1, len(rows_K))
+    return Accuracy((hits_M / size).tolist(), float(hits_C.sum() / size), per_class.tolist())
+
+
+def _right(
+    plan: Plan, members: Sequence[tuple[int, nn.Module]], pixels_B: NDArray[np.uint8], label_B: NDArray[np.int32]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Returns where each member is right, shape (M, B), and where their mean prediction is."""
+    labels = torch.from_numpy(label_B).long().to(plan.device)
+    right, total = [], torch.zeros((), device=plan.device)
+    with torch.inference_mode():
+        inputs = normalised(pixels_B, plan)
+        for _, model in members:
+            with autocast(plan):
+                probs_BC = model(inputs).float().softmax(1)
+            right.append((probs_BC.argmax(1) == labels).cpu().numpy())
+            total = total + probs_BC
+    return np.stack(right), (total.argmax(1) == labels).cpu().numpy()
 
 
 def _check_finite(logits_BC: Tensor, number: int, pixels: Pixels, rows_B: NDArray[np.int64]) -> None:

@@ -1,79 +1,250 @@
-"""Was pruning worth it? Train a target on the kept samples, on random ones of the same size, and on all."""
+"""`curate evaluate`: was pruning worth it? Targets are trained on what was kept, on random samples of the
+same number, and on everything, over seeds. Every run's result is a file; what is there is not run again.
+"""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 
-from curate.progress import Progress
+from curate import durable
+from curate.errors import RunError, UsageError
+from curate.manifest.lines import read_lines, read_root
+from curate.pool.labels import LabelSource
+from curate.progress import Progress, Silent
+from curate.proxy.models import check_name, forward_flops
 from curate.proxy.pixels import Pixels
-from curate.proxy.predict import accuracy
+from curate.proxy.predict import measured
 from curate.proxy.training import Plan, load_member, member_path, train_member
-from curate.statistics import mean_and_spread
-from curate.workflows.held_out import HeldOut
+from curate.recipe import Recipe, Train
+from curate.workflows.arms import Arm, arms_of
+from curate.workflows.cost import TRAIN_PASSES, cost_of
+from curate.workflows.held_out import HeldOut, other_shards
+from curate.workflows.results import summarise, write_tables
+from curate.workflows.run import Request as RunRequest
+from curate.workflows.run import Run, open_run
+from curate.workflows.setting import open_pixels, plan_for
+
+RECORD, RUNS, WORK = "evaluation.json", "runs", "work"
+FIRST_SEED = 100  # a target that shares its seed with the proxy would be a member
+MEMBER_STRIDE = 10_000
 
 
-def compare_subsets(
-    plan: Plan,
-    pixels: Pixels,
-    subsets: Mapping[str, NDArray[np.int64]],
-    test: HeldOut,
-    *,
-    seeds: int,
-    first_seed: int,
-    batch_size: int,
-    progress: Progress,
-) -> list[dict[str, Any]]:
-    """Returns one row a subset: test accuracy of a target trained on it from scratch, over seeds.
+@dataclass(frozen=True)
+class Request:
+    """What `evaluate` is asked to do.
 
-    Every subset is trained with the same recipe and the same number of epochs, so a smaller one takes
-    fewer steps. Nothing of the test set steers anything.
-
-    Args:
-        plan: the target; one checkpoint, the last epoch.
-        pixels: the pool's.
-        subsets: name -> rows to train on.
-        test: what is measured on.
-        seeds: training runs behind each figure.
-        first_seed: of the target's runs; other than the proxy's, or the target would be a member.
-        batch_size: of the measuring.
-        progress: who listens.
+    Attributes:
+        manifests: of one pool.
+        test: what names the shards that accuracy is measured on.
+        out: the folder of the results.
+        recipe: how targets are trained; one checkpoint, the last epoch.
+        targets: names of networks; empty for the recipe's own.
+        seeds: runs behind each figure.
+        members: targets that vote together in each run (Chitta et al. report such ensembles).
+        equal: `epochs`, or `steps`: a smaller set is trained for more epochs, for as many steps as the pool.
+        scores: folders of the runs that scored the manifests, for what selection cost.
+        root: where the pool lies, if it moved.
     """
-    table = []
-    progress.stage("train the target", len(subsets) * seeds, "runs")
-    for place, (name, rows_K) in enumerate(subsets.items()):
-        values = []
-        for number in range(seeds):
-            progress.at(place * seeds + number, name)
-            values.append(_trained_accuracy(plan, pixels, rows_K, test, first_seed + number, batch_size))
-        mean, spread = mean_and_spread(values)
-        table.append({"trained_on": name, "samples": len(rows_K), "mean": mean, "spread": spread, "runs": values})
-    progress.at(len(subsets) * seeds, "")
-    return table
+
+    manifests: Sequence[Path]
+    test: Sequence[str]
+    out: Path
+    recipe: Recipe = field(default_factory=Recipe)
+    targets: Sequence[str] = ()
+    seeds: int = 3
+    members: int = 1
+    equal: str = "epochs"
+    scores: Sequence[Path] = ()
+    labels: LabelSource = field(default_factory=LabelSource)
+    root: Path | None = None
+    device: str = "auto"
+    skip_faults: bool = False
 
 
-def _trained_accuracy(
-    plan: Plan,
-    pixels: Pixels,
-    rows_K: NDArray[np.int64],
-    test: HeldOut,
-    seed: int,
-    batch_size: int,
-) -> float:
-    with tempfile.TemporaryDirectory(prefix="curate-target-") as folder:
-        train_member(
-            plan,
-            pixels,
-            rows_K,
-            seed=seed,
-            folder=Path(folder),
-            progress=lambda epoch, seen: None,
-            on_epoch=lambda epoch, model, record: None,
-        )
-        member = (seed, load_member(member_path(Path(folder), plan.train.epochs), plan))
-    return accuracy(plan, [member], test.pixels, test.good_K, batch_size=batch_size)[1]
+@dataclass(frozen=True)
+class Cell:
+    """One run: a target, what it is trained on, and the number of its seed."""
+
+    target: str
+    arm: Arm
+    number: int
+
+    def path(self, out: Path) -> Path:
+        """Returns where its result lies."""
+        return out / RUNS / self.target / self.arm.name / f"{self.number:03d}.json"
+
+
+def evaluate(request: Request, progress: Progress | None = None) -> dict[str, Any]:
+    """Runs what is missing and returns the table, which it also writes to `request.out`.
+
+    Raises:
+        RunError: the folder holds results of another pool, test set or recipe, or is in use.
+        ManifestError, UsageError: manifests of several pools, a target that does not fit the images.
+
+    Cost: (manifests + sizes + 1) x targets x seeds x members training runs.
+    """
+    progress = progress or Silent()
+    targets = list(request.targets) or [request.recipe.proxy.name]
+    for name in targets:
+        check_name(name)
+    with durable.lock(request.out):
+        recipe = _of_target(request.recipe)
+        run = open_run(_run_request(request, recipe), progress)
+        pixels = open_pixels(run.pool, run.setting, recipe, request.out / "pixels", progress)
+        arms = arms_of(request.manifests, run.pool.fingerprint, pixels.rows)
+        test = other_shards(run, "test")
+        _check_record(request, run, test)
+        plans = {name: _plan(run, recipe, name) for name in targets}
+        cells = list(_cells(request, arms, targets))
+        missing = [cell for cell in cells if not cell.path(request.out).exists()]
+        progress.stage("train targets", len(missing), "runs")
+        for done, cell in enumerate(missing):
+            progress.at(done, f"{cell.target} on {cell.arm.name}, seed {cell.number}")
+            _run_cell(request, cell, plans[cell.target], pixels, test, arms[-1].samples, progress)
+        progress.at(len(missing), "")
+        return _tables(request, cells)
+
+
+def planned(request: Request) -> dict[str, Any]:
+    """Returns the table of what is on disk; what has not run has no figures. Trains nothing.
+
+    Raises:
+        RunError: nothing has been evaluated there.
+    """
+    if not (request.out / RECORD).exists():
+        raise RunError(f"{request.out} holds no evaluation.", hint="Run the same command without --dry-run.")
+    return summarise(request.out / RUNS)
+
+
+def _of_target(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"checkpoints": 1})})
+
+
+def _run_request(request: Request, recipe: Recipe) -> RunRequest:
+    if not request.manifests:
+        raise UsageError("No manifest to evaluate.", hint="Such as: curate evaluate manifests/margin-0.5 --test SHARDS")
+    if not request.test:
+        raise UsageError("Accuracy is measured on --test SHARDS.", hint="Name labelled shards beside the pool.")
+    folder = request.manifests[0]
+    root = request.root or read_root(folder)
+    shards = [str(root / line.name) for line in read_lines(folder)]
+    return RunRequest(
+        shards, request.out, recipe, request.labels, test=request.test, device=request.device,
+        skip_faults=request.skip_faults,
+    )  # fmt: skip
+
+
+def _check_record(request: Request, run: Run, test: HeldOut) -> None:
+    """Results that mean different things never share a folder."""
+    fresh = {"test": test.fingerprint, "equal": request.equal, "members": request.members}
+    path = request.out / RECORD
+    if not path.exists():
+        durable.write_json(path, fresh)
+    known = json.loads(path.read_bytes())
+    for name, what in (("test", "another test set"), ("equal", "another --equal"), ("members", "other members")):
+        if known.get(name) != fresh[name]:
+            raise RunError(f"{request.out} holds results of {what}.", hint="Choose another --out.")
+    run.log(event="start", setting=run.setting.record())
+
+
+def _plan(run: Run, recipe: Recipe, name: str) -> Plan:
+    proxy = recipe.proxy.model_copy(update={"name": name})
+    return plan_for(recipe.model_copy(update={"proxy": proxy}), run.setting, run.pool.classes.num_classes)
+
+
+def _cells(request: Request, arms: Sequence[Arm], targets: Sequence[str]) -> Iterator[Cell]:
+    """Seed by seed, so that every finished seed is a whole row of the table."""
+    for number in range(request.seeds):
+        for target in targets:
+            for arm in arms:
+                yield Cell(target, arm, number)
+
+
+def stretched(train: Train, samples: int, whole: int) -> Train:
+    """Returns the schedule with which a subset takes about as many steps as the whole pool does."""
+    ratio = whole / samples
+    milestones = tuple(round(milestone * ratio) for milestone in train.milestones)
+    return train.model_copy(
+        update={
+            "epochs": max(1, round(train.epochs * ratio)),
+            "warmup_epochs": train.warmup_epochs * ratio,
+            "milestones": milestones,
+        }
+    )
+
+
+def _run_cell(
+    request: Request, cell: Cell, plan: Plan, pixels: Pixels, test: HeldOut, whole: int, progress: Progress
+) -> None:
+    first = FIRST_SEED + cell.number
+    rows_K = cell.arm.rows(first)
+    if request.equal == "steps":
+        plan = replace(plan, train=stretched(plan.train, len(rows_K), whole))
+    work = request.out / WORK / cell.target / cell.arm.name / f"{cell.number:03d}"
+    members = []
+    for member in range(request.members):
+        seed = first + member * MEMBER_STRIDE
+        _train(plan, pixels, rows_K, seed, work / str(member), progress)
+        members.append((seed, load_member(member_path(work / str(member), plan.train.epochs), plan)))
+    accuracy = measured(plan, members, test.pixels, test.good_K, batch_size=request.recipe.score.batch_size)
+    steps = plan.train.epochs * -(-len(rows_K) // plan.train.batch_size)
+    result = {
+        "target": cell.target, "arm": cell.arm.name, "kind": cell.arm.kind, "label": cell.arm.label,
+        "digest": cell.arm.digest, "samples": len(rows_K), "pool_samples": whole, "seed": cell.number,
+        "members": request.members, "equal": request.equal, "epochs": plan.train.epochs, "steps": steps,
+        "accuracy": accuracy.together, "each": accuracy.each, "per_class": accuracy.per_class,
+        "seconds": round(sum(_seconds(work / str(member)) for member in range(request.members)), 1),
+        "flops": TRAIN_PASSES * forward_flops(plan.spec) * len(rows_K) * plan.train.epochs * request.members,
+        "selection": _selection(request.scores, cell.arm), "device": plan.device, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    cell.path(request.out).parent.mkdir(parents=True, exist_ok=True)
+    durable.write_json(cell.path(request.out), result)
+    shutil.rmtree(work)
+
+
+def _train(plan: Plan, pixels: Pixels, rows_K: Any, seed: int, folder: Path, progress: Progress) -> None:
+    """Trains one target; the time of its epochs is kept beside its state, so that a resumed one adds up."""
+    begun = time.monotonic()
+
+    def on_epoch(epoch: int, _model: Any, _record: Any) -> None:
+        nonlocal begun
+        now = time.monotonic()
+        with (folder / "seconds.txt").open("a") as file:
+            file.write(f"{epoch} {now - begun:.3f}\n")
+        begun = now
+        progress.note(f"epoch {epoch}/{plan.train.epochs}") if epoch % 10 == 0 else None
+
+    train_member(
+        plan, pixels, rows_K, seed=seed, folder=folder, progress=lambda epoch, seen: None, on_epoch=on_epoch
+    )  # fmt: skip
+
+
+def _seconds(folder: Path) -> float:
+    """Returns the time of the epochs; one that ran twice counts once, with its last time."""
+    epochs = dict(line.split() for line in (folder / "seconds.txt").read_text().splitlines())
+    return sum(map(float, epochs.values()))
+
+
+def _selection(scores: Sequence[Path], arm: Arm) -> dict[str, Any] | None:
+    """Returns what the run that scored a manifest cost, if it is among the folders given."""
+    if not arm.recipe:
+        return None
+    for folder in scores:
+        cost = cost_of(folder)
+        if cost["recipe"] == arm.recipe:
+            return cost
+    return None
+
+
+def _tables(request: Request, cells: Sequence[Cell]) -> dict[str, Any]:
+    summary = summarise(request.out / RUNS, [(cell.target, cell.arm.name) for cell in cells])
+    write_tables(request.out, summary)
+    return summary

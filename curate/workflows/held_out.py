@@ -24,10 +24,11 @@ RowArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Labelled rows of some pixels."""
+    """Labelled rows of some pixels; `fingerprint` is that of shards beside the pool."""
 
     pixels: Pixels
     rows_K: RowArray
+    fingerprint: str = ""
 
     @property
     def good_K(self) -> RowArray:
@@ -44,7 +45,7 @@ def split(run: Run, pixels: Pixels) -> tuple[RowArray, HeldOut | None]:
     Raises:
         UsageError: a fraction out of range, shards partly in the pool, nothing left to train on.
     """
-    labelled_K = _labelled(pixels.rows)
+    labelled_K = labelled(pixels.rows)
     if not run.request.val:
         return labelled_K, None
     fraction = _fraction(run.request.val)
@@ -64,7 +65,8 @@ def split(run: Run, pixels: Pixels) -> tuple[RowArray, HeldOut | None]:
     return train_K, HeldOut(pixels, val_K)
 
 
-def _labelled(rows: Rows) -> RowArray:
+def labelled(rows: Rows) -> RowArray:
+    """Returns the rows that can be trained on: with a label, and not known to be bad."""
     return np.flatnonzero((rows.label_N >= 0) & ~rows.is_bad_N)
 
 
@@ -116,7 +118,7 @@ def other_shards(run: Run, name: str) -> HeldOut:
     _check_classes(pool.classes, run.pool.classes, name)
     pool = replace(pool, classes=run.pool.classes)  # a name means the same class on both sides
     pixels = open_pixels(pool, run.setting, request.recipe, folder / "pixels", run.progress)
-    return HeldOut(pixels, _labelled(pixels.rows))
+    return HeldOut(pixels, labelled(pixels.rows), pool.fingerprint)
 
 
 def _check_classes(found: Classes, known: Classes, name: str) -> None:

@@ -21,7 +21,7 @@ from curate.errors import TooMuchBadDataError
 from curate.pool.index import bad_samples
 from curate.progress import Progress, Silent
 from curate.proxy.pixels import Pixels
-from curate.proxy.predict import accuracy, predict_shard
+from curate.proxy.predict import measured, predict_shard
 from curate.proxy.schedule import checkpoint_epochs
 from curate.proxy.training import dynamics_of, history_of, load_member, member_path, train_member
 from curate.scores import BAD, SUMMARY, BadSample, table_path, write_bad, write_record, write_scores
@@ -55,7 +55,7 @@ def score(request: Request, progress: Progress | None = None) -> dict[str, Any]:
         bad += _all_bad(run)
         _check_bad(len(bad), run)
         write_bad(request.out / BAD, bad)
-        summary = _summary(run, members, bad, val)
+        summary = _summary(run, members, bad, val, trained=len(train_K))
         write_record(request.out / SUMMARY, summary)
         run.log(event="done", seconds=round(time.monotonic() - started, 1))
         return summary
@@ -213,7 +213,7 @@ def _learned(run: Run, pixels: Pixels, index: int, ordinal_N: NDArray[np.int64])
 
 
 def _summary(
-    run: Run, members: Sequence[tuple[int, nn.Module]], bad: Sequence[BadSample], val: HeldOut | None
+    run: Run, members: Sequence[tuple[int, nn.Module]], bad: Sequence[BadSample], val: HeldOut | None, *, trained: int
 ) -> dict[str, Any]:
     """Returns what the run came to: counts, members and their accuracies. No times: equal runs are equal."""
     epochs = checkpoint_epochs(run.plan.train)
@@ -225,9 +225,9 @@ def _summary(
             continue
         run.progress.note(f"Measuring accuracy on {len(held.good_K):,} {name} samples.")
         batch_size = run.request.recipe.score.batch_size
-        each, together = accuracy(run.plan, members, held.pixels, held.good_K, batch_size=batch_size)
-        ensemble[name] = together
-        for record, value in zip(records, each, strict=True):
+        accuracy = measured(run.plan, members, held.pixels, held.good_K, batch_size=batch_size)
+        ensemble[name] = accuracy.together
+        for record, value in zip(records, accuracy.each, strict=True):
             record[name] = value
     return {
         "recipe_digest": run.request.recipe.digest,
@@ -237,6 +237,8 @@ def _summary(
         "scored": run.pool.total - len(bad),
         "failed": len(bad),
         "unlabelled": run.pool.unlabelled,
+        "classes": run.pool.classes.num_classes,
+        "trained": trained,
         "held_out": len(val.rows_K) if val else 0,
         "epochs": run.plan.train.epochs,
         "members": records,

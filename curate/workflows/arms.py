@@ -1,0 +1,99 @@
+"""What a target is trained on: what a manifest keeps, random samples of the same number, everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from curate.errors import ManifestError, UsageError
+from curate.manifest.lines import manifest_digest, read_lines
+from curate.manifest.schema import Head, load_head
+from curate.proxy.pixels import Rows
+from curate.workflows.held_out import RowArray, labelled
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to choose what is trained on.
+
+    Attributes:
+        name: unique; also the folder of its results.
+        kind: `manifest`, `random` or `all`.
+        label: what tables call it.
+        samples: how many are trained on, all labelled.
+        digest: of the manifest, else empty.
+        recipe: digest of the recipe that scored the manifest, else empty.
+        rows: returns the rows by the seed of a run; a manifest's do not depend on it.
+    """
+
+    name: str
+    kind: str
+    label: str
+    samples: int
+    digest: str
+    recipe: str
+    rows: Callable[[int], RowArray]
+
+
+def arms_of(manifests: Sequence[Path], fingerprint: str, rows: Rows) -> list[Arm]:
+    """Returns the manifests' arms, for each number of samples a random one, and everything.
+
+    Raises:
+        ManifestError: a manifest of another pool.
+        UsageError: a manifest that keeps no labelled sample, or all of them; one manifest twice.
+    """
+    labelled_K = labelled(rows)
+    kept = [_kept(folder, fingerprint, rows, labelled_K) for folder in manifests]
+    if len({arm.digest for arm in kept}) < len(kept):
+        raise UsageError("One manifest is named twice.", hint="Name each manifest once.")
+    sizes = sorted({arm.samples for arm in kept})
+    return [*kept, *(_random(size, labelled_K) for size in sizes), _all(labelled_K)]
+
+
+def _kept(folder: Path, fingerprint: str, rows: Rows, labelled_K: RowArray) -> Arm:
+    head = load_head(folder)
+    if head.pool.fingerprint != fingerprint:
+        raise ManifestError(f"{folder} is a manifest of another pool.", hint="Compare manifests of one pool at a time.")
+    rows_K = np.intersect1d(kept_rows(folder, rows), labelled_K, assume_unique=True)
+    if len(rows_K) in (0, len(labelled_K)):
+        what = "no labelled sample" if not len(rows_K) else "every labelled sample"
+        raise UsageError(f"{folder} keeps {what}: there is nothing to compare.", hint="Prune with another --keep.")
+    digest = manifest_digest(folder)
+    return Arm(
+        f"{folder.absolute().name}-{digest[:8]}", "manifest", _label(head), len(rows_K), digest,
+        head.scored.recipe or "", lambda seed: rows_K,
+    )  # fmt: skip
+
+
+def _label(head: Head) -> str:
+    chosen = head.selection
+    outliers = f", outliers {chosen.outliers}" if chosen.outlier_count else ""
+    order = "" if chosen.order == "hardest" else f", {chosen.order} first"
+    return f"{chosen.fn} {chosen.keep}{outliers}{order}"
+
+
+def kept_rows(manifest: Path, rows: Rows) -> RowArray:
+    """Returns the rows that a manifest keeps, rising, read from its lines."""
+    place = {shard.name: number for number, shard in enumerate(rows.shards)}
+    parts = [np.array([], dtype=np.int64)]
+    for line in read_lines(manifest):
+        first = int(rows.offset_S[place[line.name]])
+        edges = np.cumsum(line.runs).tolist()
+        parts += [np.arange(begin, end) + first for begin, end in zip(edges[::2], edges[1::2], strict=True)]
+    return np.sort(np.concatenate(parts))
+
+
+def _random(size: int, labelled_K: RowArray) -> Arm:
+    def draw(seed: int) -> RowArray:
+        return np.sort(np.random.default_rng([seed, size]).choice(labelled_K, size, replace=False))
+
+    return Arm(f"random-{size}", "random", "random", size, "", "", draw)
+
+
+def _all(labelled_K: RowArray) -> Arm:
+    return Arm(ALL, "all", "all the data", len(labelled_K), "", "", lambda seed: labelled_K)

@@ -1,0 +1,56 @@
+"""What selection cost: wall time from a run's log, and arithmetic from its recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from curate.errors import RunError
+from curate.proxy.models import forward_flops
+from curate.proxy.schedule import checkpoint_epochs
+from curate.recipe import Recipe
+from curate.scores import RUN, SUMMARY, read_record
+from curate.workflows.run import LOG
+from curate.workflows.setting import Setting, plan_for
+
+TRAIN_PASSES = 3  # forward, and backward at twice its price
+
+
+def cost_of(folder: Path) -> dict[str, Any]:
+    """Returns what a finished run of `score` cost: {recipe, proxy, members, seconds, flops}.
+
+    Time is the sum over the processes that worked on it, so that a pause between them costs nothing.
+
+    Raises:
+        RunError: no finished run.
+    """
+    record, summary = read_record(folder / RUN), read_record(folder / SUMMARY)
+    recipe = Recipe.model_validate(record["recipe"])
+    spec = plan_for(recipe, Setting(**record["setting"]), summary["classes"]).spec
+    members = recipe.train.seeds * len(checkpoint_epochs(recipe.train))
+    passes = TRAIN_PASSES * recipe.train.seeds * recipe.train.epochs * summary["trained"] + members * summary["scored"]
+    return {
+        "recipe": record["recipe_digest"],
+        "proxy": recipe.proxy.name,
+        "members": members,
+        "seconds": round(seconds_spent(folder / LOG), 1),
+        "flops": passes * forward_flops(spec),
+    }
+
+
+def seconds_spent(log: Path) -> float:
+    """Returns the time between the first and the last event of each process in a log, summed.
+
+    Raises:
+        RunError: missing or damaged.
+    """
+    spans: dict[int, tuple[float, float]] = {}
+    try:
+        for line in log.read_text().splitlines():
+            event = json.loads(line)
+            first, _ = spans.get(event["process"], (event["time"], 0.0))
+            spans[event["process"]] = (first, event["time"])
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{log}: cannot be read ({error}).", hint="Its run's cost is not known.") from error
+    return sum(last - first for first, last in spans.values())

@@ -1,0 +1,147 @@
+"""The results of `evaluate` as tables in the papers' layout: from the files of single runs, nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from curate import durable
+from curate.errors import RunError
+from curate.statistics import mean_and_spread, paired_interval
+
+JSON, MARKDOWN = "table.json", "table.md"
+Run = dict[str, Any]
+NOT_RUN = "not run"
+
+
+def summarise(runs: Path, wanted: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
+    """Returns the table of all results in a folder, random and all the data beside every manifest.
+
+    Args:
+        runs: the folder of results, TARGET/ARM/SEED.json.
+        wanted: (target, arm) that have a row also where nothing has run.
+
+    Returns:
+        `rows`, each with: target, arm, label, kind, samples, n, accuracy and spread of the last epoch (not the
+        best one), worst_class, gain over random of the same number and loss against all the data as
+        paired differences over common seeds with their 95 % interval, seconds, selection, speed_up.
+
+    Raises:
+        RunError: a result is damaged.
+    """
+    results = [_read(path) for path in sorted(runs.glob("*/*/*.json"))]
+    pairs = list(dict.fromkeys([*((run["target"], run["arm"]) for run in results), *wanted]))
+    cells = {pair: {run["seed"]: run for run in results if (run["target"], run["arm"]) == pair} for pair in pairs}
+    rows = [_row(target, arm, cells) for target, arm in pairs]
+    rows.sort(key=lambda row: (row["target"], row["samples"] or 0, row["kind"] == "random", row["arm"]))
+    return {"rows": rows, "runs": len(results)}
+
+
+def _read(path: Path) -> Run:
+    try:
+        result: Run = json.loads(path.read_bytes())
+        result["accuracy"], result["arm"], result["seed"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: damaged ({error}).", hint="Delete it; the run is repeated.") from error
+    return result
+
+
+def _row(target: str, arm: str, cells: dict[tuple[str, str], dict[int, Run]]) -> dict[str, Any]:
+    runs = cells[target, arm]
+    if not runs:
+        return {"target": target, "arm": arm, "label": arm, "kind": "", "samples": None, "n": 0}
+    first = next(iter(runs.values()))
+    random = cells.get((target, f"random-{first['samples']}"), {})
+    whole = cells.get((target, "all"), {})
+    mean, spread = mean_and_spread([run["accuracy"] for run in runs.values()])
+    seconds = _mean(runs, "seconds")
+    return {
+        "target": target, "arm": arm, "label": first["label"], "kind": first["kind"], "samples": first["samples"],
+        "share": first["samples"] / first["pool_samples"], "n": len(runs), "equal": first["equal"],
+        "epochs": first["epochs"], "steps": first["steps"], "members": first["members"],
+        "accuracy": mean, "spread": spread,
+        "worst_class": sum(min(run["per_class"]) for run in runs.values()) / len(runs),
+        "gain": _difference(runs, random) if first["kind"] == "manifest" else None,
+        "loss": _difference(runs, whole) if first["kind"] != "all" else None,
+        "seconds": seconds, "flops": _mean(runs, "flops"), **_costs(runs, seconds, whole),
+    }  # fmt: skip
+
+
+def _mean(runs: dict[int, Run], name: str) -> float:
+    return float(sum(run[name] for run in runs.values()) / len(runs))
+
+
+def _difference(ours: dict[int, Run], theirs: dict[int, Run]) -> dict[str, Any] | None:
+    common = sorted(ours.keys() & theirs.keys())
+    if not common:
+        return None
+    values = [ours[seed]["accuracy"] - theirs[seed]["accuracy"] for seed in common]
+    mean, low, high = paired_interval(values)
+    return {"mean": mean, "low": low, "high": high, "n": len(common)}
+
+
+def _costs(runs: dict[int, Run], seconds: float, whole: dict[int, Run]) -> dict[str, Any]:
+    selection = next((run["selection"] for run in runs.values() if run["selection"]), None)
+    total = seconds + (selection["seconds"] if selection else 0.0)
+    return {
+        "selection": selection,
+        "speed_up": _mean(whole, "seconds") / total if whole and total else None,
+        "selection_share": selection["flops"] / _mean(whole, "flops") if selection and whole else None,
+    }
+
+
+COLUMNS = (
+    "trained on", "samples", "n", "accuracy", "worst class", "over random", "over all", "selection s", "target s",
+    "speed-up",
+)  # fmt: skip
+
+
+def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
+    """Returns a row of the table as text, one cell for each of `COLUMNS`."""
+    if not row["n"]:
+        return (row["label"], "", "0", NOT_RUN, *[""] * (len(COLUMNS) - 4))
+    spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.2f}"
+    return (
+        row["label"], f"{row['samples']:,}", str(row["n"]), f"{100 * row['accuracy']:.2f}{spread}",
+        f"{100 * row['worst_class']:.1f}", _points(row["gain"]), _points(row["loss"]),
+        f"{row['selection']['seconds']:,.0f}" if row["selection"] else "",
+        f"{row['seconds']:,.0f}", f"{row['speed_up']:.2f}" if row["speed_up"] else "",
+    )  # fmt: skip
+
+
+def _points(difference: dict[str, Any] | None) -> str:
+    if difference is None:
+        return ""
+    half = "" if difference["low"] is None else f" ± {100 * (difference['high'] - difference['mean']):.2f}"
+    return f"{100 * difference['mean']:+.2f}{half}"
+
+
+def write_tables(out: Path, summary: dict[str, Any]) -> None:
+    """Writes `table.json` and `table.md`."""
+    durable.write_json(out / JSON, summary)
+    durable.write_bytes(out / MARKDOWN, as_markdown(summary["rows"]).encode())
+
+
+def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns the table as Markdown, a part for each target."""
+    parts = []
+    for target in dict.fromkeys(row["target"] for row in rows):
+        own = [row for row in rows if row["target"] == target]
+        body = "\n".join("| " + " | ".join(cells_of(row)) + " |" for row in own)
+        head = "| " + " | ".join(COLUMNS) + " |\n|---" + "|---:" * (len(COLUMNS) - 1) + "|"
+        parts.append(f"{title(target, own)}\n\n{head}\n{body}\n")
+    return "\n".join(parts)
+
+
+def title(target: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Returns what is said above a target's table."""
+    run = next((row for row in rows if row["n"]), None)
+    if run is None:
+        return f"Target {target}: {NOT_RUN}."
+    votes = f", {run['members']} of them voting" if run["members"] > 1 else ""
+    return (
+        f"Target {target}{votes}, equal {run['equal']}: accuracy in % on the test set after the last epoch, mean ± std "
+        "over n seeds; differences in points, paired by seed, ± half of their 95 % interval."
+    )

@@ -1,0 +1,149 @@
+"""`curate evaluate` on a toy pool: every run is a file, what is there is not run again, tables say what was not run."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import png, write_tar
+
+from curate.cli import run
+
+TARGET = [
+    "--target", "preact_resnet20", "--set", "train.epochs=2", "--set", "train.batch_size=16",
+    "--set", "train.checkpoints=1", "--device", "cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def test_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("test")
+    colours = [(220, 30, 30), (30, 200, 40), (40, 60, 220)]
+    members = []
+    for n in range(12):
+        members += [(f"t{n}.png", png(colours[n % 3], 900 + n)), (f"t{n}.cls", str(n % 3).encode())]
+    write_tar(folder / "test-0000.tar", members)
+    return folder
+
+
+def evaluate(manifest: Path, test: Path, out: Path, *words: str) -> int:
+    return run(["evaluate", str(manifest), "--test", str(test), "--out", str(out), *TARGET, *words])
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> dict:  # type: ignore[type-arg]
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def test_the_table_holds_kept_random_and_all(
+    toy_manifest: Path, toy_scores: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "evaluation"
+    words = ["--seeds", "2", "--scores", str(toy_scores), "--json"]
+    capsys.readouterr()
+    assert evaluate(toy_manifest, test_folder, out, *words) == 0
+    kept, random, whole = shown(capsys)["rows"]
+    assert [row["kind"] for row in (kept, random, whole)] == ["manifest", "random", "all"]
+    assert (kept["samples"], random["samples"], whole["samples"]) == (24, 24, 47)
+    assert all(row["n"] == 2 and 0 <= row["worst_class"] <= row["accuracy"] <= 1 for row in (kept, random, whole))
+    runs = {path.parent.name: json.loads(path.read_bytes()) for path in out.glob("runs/*/*/001.json")}
+    assert all(result["accuracy"] == sum(result["per_class"]) / 3 for result in runs.values())
+    assert kept["gain"]["n"] == 2
+    assert kept["gain"]["mean"] == pytest.approx(kept["accuracy"] - random["accuracy"])
+    assert kept["loss"]["low"] <= kept["loss"]["mean"] <= kept["loss"]["high"]
+    assert kept["selection"]["members"] == 4
+    assert kept["speed_up"] == pytest.approx(whole["seconds"] / (kept["seconds"] + kept["selection"]["seconds"]))
+    assert (kept["epochs"], kept["steps"], whole["steps"]) == (2, 4, 6)
+    assert whole["flops"] / kept["flops"] == pytest.approx(47 / 24)
+    assert not list((out / "work").rglob("*.safetensors"))
+    text = (out / "table.md").read_text()
+    assert "| random | 24 | 2 |" in text
+
+
+def test_what_has_run_is_not_run_again_and_new_runs_join(
+    toy_manifest: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "evaluation"
+    assert evaluate(toy_manifest, test_folder, out, "--seeds", "1") == 0
+    before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/*/*.json")}
+    assert evaluate(toy_manifest, test_folder, out, "--seeds", "2", "--target", "convnet3") == 0
+    after = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/*/*.json")}
+    assert (len(before), len(after)) == (3, 12)
+    assert before.items() <= after.items()
+    capsys.readouterr()
+    assert evaluate(toy_manifest, test_folder, out, "--dry-run", "--md") == 0
+    text = capsys.readouterr().out
+    assert "Target convnet3" in text
+    assert "Target preact_resnet20" in text
+
+
+def test_equal_steps_train_the_subset_for_more_epochs(
+    toy_manifest: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "evaluation"
+    capsys.readouterr()
+    words = ["--seeds", "1", "--equal", "steps", "--target-members", "2", "--json"]
+    assert evaluate(toy_manifest, test_folder, out, *words) == 0
+    kept, random, whole = shown(capsys)["rows"]
+    assert (kept["epochs"], random["epochs"], whole["epochs"]) == (4, 4, 2)
+    result = json.loads(next(out.glob("runs/*/all/000.json")).read_bytes())
+    assert len(result["each"]) == 2
+
+
+def test_a_killed_evaluation_goes_on(toy_manifest: Path, test_folder: Path, tmp_path: Path) -> None:
+    """Its figures are those of one that was left alone; finished epochs do not run again."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    longer = ["--set", "train.epochs=6", "--seeds", "1"]
+    assert evaluate(toy_manifest, test_folder, whole, *longer) == 0
+    words = ["evaluate", str(toy_manifest), "--test", str(test_folder), "--out", str(killed), *TARGET, *longer]
+    process = subprocess.Popen([sys.executable, "-m", "curate", *words], stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        if any(path.stat().st_size for path in killed.glob("work/*/*/*/*/seconds.txt")):
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        time.sleep(0.002)
+    assert process.returncode == -signal.SIGKILL
+    assert evaluate(toy_manifest, test_folder, killed, *longer) == 0
+    for path in whole.glob("runs/*/*/*.json"):
+        ours, theirs = (json.loads((folder / path.relative_to(whole)).read_bytes()) for folder in (whole, killed))
+        assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+
+
+def test_what_cannot_be_compared_is_refused(
+    toy_manifest: Path, test_folder: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "evaluation"
+    assert evaluate(toy_manifest, test_folder, out, "--seeds", "1") == 0
+    for code, words, said in (
+        (1, ["--equal", "steps"], "another --equal"),
+        (1, ["--target-members", "2"], "other members"),
+        (1, ["--set", "train.epochs=3"], "another recipe"),
+        (2, ["--target", "preact_resnet2"], "Unknown"),
+        (2, ["--equal", "time"], "expected epochs or steps"),
+    ):
+        capsys.readouterr()
+        assert evaluate(toy_manifest, test_folder, out, "--seeds", "1", *words) == code
+        assert said in capsys.readouterr().err
+    assert evaluate(toy_manifest, pool_folder, tmp_path / "own", "--seeds", "1") == 2
+    assert "shards of the pool" in capsys.readouterr().err
+    assert evaluate(toy_manifest, test_folder, tmp_path / "none", "--dry-run") == 1
+    twice = ["evaluate", str(toy_manifest), str(toy_manifest), "--test", str(test_folder)]
+    assert run([*twice, "--out", str(tmp_path / "two"), *TARGET]) == 2
+    assert run(["evaluate", str(toy_manifest), "--out", str(tmp_path / "n")]) == 2
+
+
+def test_a_damaged_result_is_named(
+    toy_manifest: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "evaluation"
+    assert evaluate(toy_manifest, test_folder, out, "--seeds", "1") == 0
+    path = next(out.glob("runs/*/*/*.json"))
+    path.write_text("{}")
+    capsys.readouterr()
+    assert evaluate(toy_manifest, test_folder, out, "--seeds", "1") == 1
+    assert path.name in capsys.readouterr().err
+    shutil.rmtree(path.parent)
+    assert evaluate(toy_manifest, test_folder, out, "--seeds", "1") == 0
