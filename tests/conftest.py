@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from PIL import Image
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # toy batches: a second thread only waits, and costs its core
