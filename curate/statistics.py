@@ -8,7 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from curate.errors import ScoreError
+from curate.errors import ScoreError, UsageError
+from curate.samples import IdentityArray
+from curate.selection.rank import take_first
 
 FloatArray = NDArray[np.float64]
 
@@ -40,9 +42,7 @@ def pearson(a: ArrayLike, b: ArrayLike) -> float:
     Raises:
         ScoreError: the lengths differ, or a value is not finite.
     """
-    a_N, b_N = _vector(a), _vector(b)
-    if len(a_N) != len(b_N):
-        raise ScoreError(f"cannot correlate {len(a_N)} values with {len(b_N)}")
+    a_N, b_N = _pair(a, b)
     if not (np.isfinite(a_N).all() and np.isfinite(b_N).all()):
         raise ScoreError("cannot correlate values that are not finite")
     # Asked before the mean is subtracted: rounding makes [0.1, 0.1, 0.1] less its mean differ from 0.
@@ -63,6 +63,55 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
     Source: Spearman 1904; with ties as in Kendall 1945.
     """
     return pearson(average_ranks(a), average_ranks(b))
+
+
+def kendall(a: ArrayLike, b: ArrayLike) -> float:
+    """Returns Kendall's rank correlation τ_b of two arrays of shape (N,), in [−1, 1].
+
+    (P − Q) / √((P + Q + A)(P + Q + B)), with P and Q the pairs in the same and in opposite order, A and B
+    those that are tied in `a` alone and in `b` alone. NaN when it is not defined: fewer than two samples,
+    or one array is constant.
+
+    Raises:
+        ScoreError: the lengths differ, or a value is NaN.
+
+    Cost: O(N log² N) time, O(N) memory.
+
+    Source: Kendall 1945; counted by sorting as in Knight 1966.
+    """
+    a_N, b_N = (np.unique(values, return_inverse=True)[1].astype(np.int64) for values in _pair(a, b))
+    size = len(a_N)
+    order_N = np.lexsort((b_N, a_N))
+    opposite = _inversions(b_N[order_N])
+    tied_a, tied_b = _tied_pairs(a_N), _tied_pairs(b_N)
+    tied_both = _tied_pairs(a_N * (b_N.max(initial=0) + 1) + b_N)
+    pairs = size * (size - 1) // 2
+    if pairs in (tied_a, tied_b):
+        return float("nan")
+    excess = pairs - tied_a - tied_b + tied_both - 2 * opposite
+    return float(np.clip(excess / np.sqrt(pairs - tied_a) / np.sqrt(pairs - tied_b), -1.0, 1.0))
+
+
+def top_overlap(a: ArrayLike, b: ArrayLike, count: int, identity_N: IdentityArray) -> float:
+    """Returns how much of the `count` highest of `a` is among the `count` highest of `b`, in [0, 1].
+
+    Ties go to the identity hash, as in every selection. Of unrelated scores it is count / N.
+
+    Args:
+        a, b: finite, of shape (N,).
+        count: from 1 to N.
+        identity_N: of the samples.
+
+    Raises:
+        ScoreError: the lengths differ, or a value is not finite.
+        UsageError: there are not so many samples.
+
+    Cost: O(N).
+    """
+    if count < 1:
+        raise UsageError(f"the overlap of the highest {count} samples is not defined", hint="Expected 1 or more.")
+    first, second = (take_first(values, identity_N=identity_N, count=count) for values in _pair(a, b))
+    return float(np.count_nonzero(first & second) / count)
 
 
 def mean_and_spread(values: ArrayLike) -> tuple[float, float | None]:
@@ -113,6 +162,38 @@ def _vector(values: ArrayLike) -> FloatArray:
     if np.isnan(values_N).any():
         raise ScoreError(f"value {int(np.argmax(np.isnan(values_N)))} is NaN")
     return values_N + 0.0  # −0.0 becomes 0.0
+
+
+def _pair(a: ArrayLike, b: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    a_N, b_N = _vector(a), _vector(b)
+    if len(a_N) != len(b_N):
+        raise ScoreError(f"cannot correlate {len(a_N)} values with {len(b_N)}")
+    return a_N, b_N
+
+
+def _tied_pairs(values_N: NDArray[np.int64]) -> int:
+    counts = np.unique(values_N, return_counts=True)[1]
+    return int((counts * (counts - 1) // 2).sum())
+
+
+def _inversions(values_N: NDArray[np.int64]) -> int:
+    """Returns how many pairs stand in falling order; values from 0 to N − 1.
+
+    Merge sort from the bottom up, all blocks of one width at once: a block's number in front of each value
+    makes one sorted array of all left halves, in which every value of a right half finds its place.
+    """
+    size = len(values_N)
+    place_N, count, width = np.arange(size), 0, 1
+    while width < size:
+        block_N = place_N // (2 * width)
+        is_left_N = place_N // width % 2 == 0
+        key_N = block_N * size + values_N
+        left = key_N[is_left_N]
+        ends = np.searchsorted(block_N[is_left_N], block_N[~is_left_N], side="right")
+        count += int((ends - np.searchsorted(left, key_N[~is_left_N], side="right")).sum())
+        values_N = np.sort(key_N) - block_N * size
+        width *= 2
+    return count
 
 
 def _direction(values_N: FloatArray) -> FloatArray:

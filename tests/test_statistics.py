@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.errors import ScoreError
-from curate.statistics import average_ranks, histogram_of_distinct, mean_and_spread, pearson, spearman
+from curate.errors import ScoreError, UsageError
+from curate.statistics import (
+    average_ranks,
+    histogram_of_distinct,
+    kendall,
+    mean_and_spread,
+    pearson,
+    spearman,
+    top_overlap,
+)
 
 FEW_VALUES = st.lists(st.integers(-3, 3), min_size=2, max_size=20)
 
@@ -52,7 +60,7 @@ def test_spearman_with_ties():
     assert spearman([1, 2, 2, 3], [1, 1, 2, 2]) == pytest.approx(3 / math.sqrt(4.5 * 4))
 
 
-@pytest.mark.parametrize("correlation", [pearson, spearman])
+@pytest.mark.parametrize("correlation", [pearson, spearman, kendall])
 def test_a_correlation_that_is_not_defined_is_nan(correlation):
     assert math.isnan(correlation([0.1, 0.1, 0.1], [1, 2, 3]))
     assert math.isnan(correlation([1, 2, 3], [5, 5, 5]))
@@ -64,7 +72,7 @@ def test_large_values_do_not_overflow():
     assert pearson([1e200, 2e200, 3e200], [1, 2, 3]) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("correlation", [pearson, spearman])
+@pytest.mark.parametrize("correlation", [pearson, spearman, kendall])
 def test_what_cannot_be_correlated_is_refused(correlation):
     with pytest.raises(ScoreError, match="3 values with 2"):
         correlation([1, 2, 3], [1, 2])
@@ -92,3 +100,53 @@ def test_distinct_values_are_counted_in_order():
     assert histogram_of_distinct([0.25, 0.0, 1.0, 0.25, -0.0, 0.25]) == [(0.0, 2), (0.25, 3), (1.0, 1)]
     assert str(histogram_of_distinct([-0.0])[0][0]) == "0.0"
     assert histogram_of_distinct([]) == []
+
+
+def test_kendall_of_worked_examples():
+    """P − Q is 4 − 2 of 6 pairs; as scipy.stats.kendalltau gives it; 10 of 21, of which 4 and 2 are tied."""
+    assert kendall([1, 2, 3, 4], [2, 1, 4, 3]) == pytest.approx(1 / 3)
+    assert kendall([12, 2, 1, 12, 2], [1, 4, 7, 1, 0]) == pytest.approx(-0.47140452079103173)
+    assert kendall([1, 2, 2, 3, 5, 5, 5], [3, 1, 2, 2, 8, 7, 8]) == pytest.approx(10 / math.sqrt(17 * 19))
+    assert kendall([3, 1, 2], [-3, -1, -2]) == -1
+
+
+@given(FEW_VALUES, st.integers(0, 100))
+@settings(max_examples=200, deadline=None)
+def test_kendall_agrees_with_its_definition(values, seed):
+    other = np.random.default_rng(seed).integers(0, 5, len(values))
+    sign_a, sign_b = (np.sign(np.subtract.outer(v, v))[np.triu_indices(len(v), 1)] for v in (np.array(values), other))
+    if sign_a.any() and sign_b.any():
+        expected = (sign_a * sign_b).sum() / math.sqrt((sign_a**2).sum() * (sign_b**2).sum())
+        assert kendall(values, other) == pytest.approx(expected, abs=1e-12)
+    else:
+        assert math.isnan(kendall(values, other))
+
+
+def test_correlations_agree_with_scipy_on_many_ties():
+    stats = pytest.importorskip("scipy.stats")
+    a, b = np.random.default_rng(0).integers(0, 40, (2, 5000))
+    b = a + b
+    assert kendall(a, b) == pytest.approx(stats.kendalltau(a, b).statistic, abs=1e-12)
+    assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
+    assert pearson(a, b) == pytest.approx(stats.pearsonr(a, b).statistic, abs=1e-12)
+
+
+def test_the_overlap_of_the_highest():
+    identity = np.arange(5, dtype=np.uint64)
+    a, b = [9, 8, 7, 1, 0], [8, 0, 9, 1, 7]
+    assert [top_overlap(a, b, count, identity) for count in (1, 2, 3, 5)] == [0, 0.5, pytest.approx(2 / 3), 1]
+
+
+def test_ties_for_the_highest_go_to_the_identity_and_not_to_the_place():
+    tied, other = np.zeros(4), np.array([0.0, 0, 1, 1])
+    assert top_overlap(tied, other, 2, np.array([7, 8, 1, 2], np.uint64)) == 1
+    assert top_overlap(tied, other, 2, np.array([1, 2, 7, 8], np.uint64)) == 0
+
+
+def test_what_has_no_overlap_is_refused():
+    identity = np.arange(2, dtype=np.uint64)
+    for count in (0, 3):
+        with pytest.raises(UsageError):
+            top_overlap([1, 2], [1, 2], count, identity)
+    with pytest.raises(ScoreError, match="2 values with 1"):
+        top_overlap([1, 2], [1], 1, identity)

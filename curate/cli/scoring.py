@@ -119,7 +119,10 @@ def _show_scores(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:
 def prune(
     keep: Annotated[str, typer.Option("--keep", help="A fraction (0.8, 80%) of the scored samples, or a count.")],
     fn: Annotated[str, typer.Option("--fn", help="The acquisition function; higher is kept first.")],
-    scores: Annotated[Path, typer.Option("--scores", help="The run's folder.", metavar="DIR")] = Path("scores"),
+    scores: Annotated[
+        list[Path] | None,
+        typer.Option("--scores", help="The run's folder [scores]; several with --combine.", metavar="DIR"),
+    ] = None,
     index: Annotated[
         Path | None,
         typer.Option("--index", help="Prune scores from elsewhere: --scores is Parquet, --fn a column.", metavar="DIR"),
@@ -140,6 +143,13 @@ def prune(
         Path | None, typer.Option("--never", help="Keys never to keep, one a line.", metavar="FILE")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of --fn random.")] = 0,
+    combine: Annotated[
+        str | None,
+        typer.Option("--combine", help="mean or rank: of several --scores, or of one run's seeds (--per-seed)."),
+    ] = None,
+    never_learned: Annotated[
+        str, typer.Option("--never-learned", help="first or last: where forgetting puts what was never learned.")
+    ] = "first",
     keep_list: Annotated[bool, typer.Option("--keep-list", help="Also write keep.txt: shard TAB key.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a different manifest.")] = False,
     as_json: Json = False,
@@ -150,12 +160,16 @@ def prune(
     for name, value, known in (
         ("--order", order, ("hardest", "easiest")),
         ("--per-class", per_class, (None, "equal", "proportional")),
+        ("--combine", combine, (None, "mean", "rank")),
+        ("--never-learned", never_learned, ("first", "last")),
     ):
         if value not in known:
             raise UsageError(f"{name} {value}: expected {' or '.join(filter(None, known))}.")
+    first, *others = scores or [Path("scores")]
     result = work.prune(
         work.Request(
-            scores=scores, index=index, fn=fn, keep=keep, out=out, outliers=outliers, order=order, per_class=per_class,  # type: ignore[arg-type]  # checked above
+            scores=first, others=others, combine=combine, never_learned=never_learned,  # type: ignore[arg-type]  # checked above
+            index=index, fn=fn, keep=keep, out=out, outliers=outliers, order=order, per_class=per_class,  # type: ignore[arg-type]  # checked above
             min_per_class=min_per_class, seed=seed, always=always, never=never, keep_list=keep_list, force=force,
         )
     )  # fmt: skip

@@ -93,7 +93,7 @@ def combine(
         classes=_classes(origin, kept, failed),
         selection=_selection(operation, total, manifests),
         scored=heads[0].scored if all(head.scored == heads[0].scored for head in heads) else NOTHING,
-        source=made_from(origin.scores, origin.index),
+        source=made_from(origin.scores, origin.index, origin.others),
         force=force,
     )
     lost = sum(sum(counts.values()) for counts in reasons)

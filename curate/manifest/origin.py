@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,14 @@ class Origin:
         index: the index of scores from elsewhere, else None.
         pool: what was scored.
         bad: the samples that have no score, with reasons.
+        others: further runs or files whose scores were combined with these.
     """
 
     scores: Path
     index: Path | None
     pool: Pool
     bad: Sequence[BadSample]
+    others: tuple[Path, ...] = ()
 
     def columns(self, names: Sequence[str], *, null_is_nan: bool = False) -> Columns:
         """Returns columns of all scored samples, `identity` among them; one score where something else scored.
@@ -43,9 +45,11 @@ class Origin:
         return read_foreign(self.scores, self.pool, names[0] if names else None, with_keys=False)[0]
 
 
-def made_from(scores: Path, index: Path | None) -> dict[str, Any]:
-    """Returns what `source.json` records of a manifest's making."""
-    record = {"scores": str(scores.absolute()), "curate": __version__}
+def made_from(scores: Path, index: Path | None, others: Sequence[Path] = ()) -> dict[str, Any]:
+    """Returns what `source.json` records of a manifest's making; `others` were combined with the scores."""
+    record: dict[str, Any] = {"scores": str(scores.absolute()), "curate": __version__}
+    if others:
+        record["combined_with"] = [str(path.absolute()) for path in others]
     return {**record, "index": str(index.absolute())} if index else record
 
 
@@ -82,7 +86,8 @@ def find_origin(folder: Path, head: Head, scores: Path | None = None, index: Pat
             f"{folder}: the scores it was made from are not in {found}.",
             hint="Name their folder with --scores, and with --index where something else wrote the scores.",
         )
-    origin = open_origin(found, index)
+    others = tuple(Path(path) for path in source.get("combined_with", []))
+    origin = replace(open_origin(found, index), others=others)
     check_pool(origin.pool, folder, head)
     return origin
 

@@ -29,6 +29,12 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _without_defaults(model: Model, written: dict[str, Any]) -> dict[str, Any]:
+    """Returns what was written of a model, less the fields that hold nothing but their default."""
+    fields = type(model).model_fields
+    return {name: value for name, value in written.items() if fields[name].is_required() or getattr(model, name)}
+
+
 class Totals(Model):
     """Every sample of the pool, once: `kept + dropped + failed = samples`."""
 
@@ -75,10 +81,17 @@ class Selection(Model):
     base: Digest | None = Field(description="digest of the manifest this one grows from")
     of: tuple[Digest, ...] = Field(default=(), description="digests of the manifests that `fn` merged, intersected, …")
 
+    combine: Literal["mean", "rank"] | None = Field(
+        default=None, description="how several scores became one: of the runs in `scored`, or of one run's seeds"
+    )
+    never_learned: Literal["first", "last"] | None = Field(
+        default=None, description="where `forgetting` puts what a seed never learned"
+    )
+
     @model_serializer(mode="wrap")
     def _without_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves `of` out where there is nothing to say: what was pruned keeps its digest."""
-        return {name: value for name, value in write(self).items() if name != "of" or value}
+        """Leaves out what most manifests have nothing to say of: their digests stay what they were."""
+        return _without_defaults(self, write(self))
 
 
 class Scored(Model):
@@ -88,6 +101,11 @@ class Scored(Model):
     proxy: str
     members: Count
     test_accuracy: float | None = Field(description="of the ensemble, if a test set was given")
+    combined_with: tuple[Scored, ...] = Field(default=(), description="further runs whose scores were combined")
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_defaults(self, write(self))
 
 
 class PoolRecord(Model):

@@ -19,7 +19,7 @@ from curate.pool.index import Pool
 from curate.scores import Columns
 from curate.selection.rank import Order, last_of, order_keys, rank_of
 from curate.selection.strata import KEPT, OUTLIER, select
-from curate.workflows.prune import score_of
+from curate.workflows.gather import gather
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class _Ranking:
     selection: Selection
     columns: Columns
     score_N: NDArray[Any]
+    tie_N: NDArray[Any] | None
     keys: tuple[NDArray[Any], ...]
     label_N: NDArray[np.int32]
     kept_N: NDArray[np.bool_]
@@ -117,7 +118,9 @@ def decide(
 def sort_keys(fn: str, score_N: NDArray[Any], columns: Columns, order: Order) -> tuple[NDArray[Any], ...]:
     """Returns the keys of the total order by a function's scores."""
     identity_N = columns.values["identity"]
-    return order_keys(score_N, tie_N=_tie(fn, columns), identity_N=identity_N, order=order)
+    tie = ACQUISITIONS[fn].tie if fn in ACQUISITIONS else None
+    tie_N = columns.values.get(tie) if tie else None
+    return order_keys(score_N, tie_N=tie_N, identity_N=identity_N, order=order)
 
 
 def class_name(pool: Pool, label: int) -> str:
@@ -128,20 +131,24 @@ def class_name(pool: Pool, label: int) -> str:
     return f"{label} {names[label]}".strip() if label < len(names) else str(label)
 
 
-def _tie(fn: str, columns: Columns) -> NDArray[Any] | None:
-    tie = ACQUISITIONS[fn].tie if fn in ACQUISITIONS else None
-    return columns.values.get(tie) if tie else None
-
-
 def _ranking(manifest: Path, selection: Selection, origin: Origin, columns: Columns) -> _Ranking:
-    score_N = score_of(selection.fn, selection.seed or 0, columns)
+    scores = gather(
+        [origin.scores, *origin.others],
+        origin.index,
+        selection.fn,
+        combine=selection.combine,
+        never_learned=selection.never_learned or "first",
+        seed=selection.seed or 0,
+    )
+    identity_N = scores.columns.values["identity"]
     masks = (kept_mask(line)[rows] for line, rows in zip(read_lines(manifest), columns.ordinals, strict=True))
     labels = (origin.pool.labels(number)[rows] for number, rows in enumerate(columns.ordinals))
     return _Ranking(
         selection,
         columns,
-        score_N,
-        sort_keys(selection.fn, score_N, columns, selection.order),
+        scores.score_N,
+        scores.tie_N,
+        order_keys(scores.score_N, tie_N=scores.tie_N, identity_N=identity_N, order=selection.order),
         np.concatenate(list(labels)),
         np.concatenate(list(masks)),
     )
@@ -176,7 +183,7 @@ def _why_dropped(ranking: _Ranking, row: int) -> str:
         return "rank, outlier or never (the lists of keys are not saved)"
     again = select(
         ranking.score_N,
-        _tie(selection.fn, columns),
+        ranking.tie_N,
         columns.values["identity"],
         ranking.label_N,
         budget=selection.budget,

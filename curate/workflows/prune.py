@@ -5,26 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.acquisition import acquisition
-from curate.errors import ScoreError, UsageError
-from curate.foreign import read_foreign
+from curate.acquisition.difficulty import NeverLearned
+from curate.errors import UsageError
 from curate.manifest.lines import find_line
 from curate.manifest.origin import made_from
-from curate.manifest.schema import ClassTable, Scored, Selection
+from curate.manifest.schema import ClassTable, Selection
 from curate.manifest.write import Choice, write_manifest
-from curate.pool.index import Pool, load_pool
+from curate.pool.index import Pool
 from curate.pool.tar import printable
-from curate.samples import shuffled, uniform
-from curate.scores import BAD, INDEX, SUMMARY, BadSample, Columns, read_bad, read_columns, read_record
+from curate.scores import BadSample, Columns
 from curate.selection.budget import divide, parse_keep, parse_outliers
+from curate.selection.combine import Combine
 from curate.selection.quotas import ClassRule
 from curate.selection.rank import Order
 from curate.selection.strata import KEPT, REASONS, select
+from curate.workflows.gather import FORGETTING, gather
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,9 @@ class Request:
         scores: the run's folder; with `index`, a Parquet file or folder that something else wrote.
         fn: an acquisition function; with `index`, the column that holds the scores.
         index: the index of the pool that foreign scores are of.
+        others: further runs over the same pool, combined with `scores`.
+        combine: how several runs, or the seeds of one, become one score.
+        never_learned: where `forgetting` puts what was never learned.
         out: the manifest's folder, None for `manifests/<fn>-<keep>`.
         keep, outliers: as written on the command line.
         seed: of a random order.
@@ -55,28 +57,9 @@ class Request:
     keep_list: bool = False
     force: bool = False
     index: Path | None = None
-
-
-@dataclass(frozen=True)
-class Scores:
-    """A pool with its scored samples, whoever scored them.
-
-    Attributes:
-        columns: identities, labels and, where they are asked for, keys of the scored samples.
-        score_N: the scores, higher = keep first.
-        tie_N: what decides between equal scores, None for the identity alone.
-        tie: its name.
-        bad: the samples that have no score, with reasons.
-        scored: what the manifest records of the scoring.
-    """
-
-    pool: Pool
-    columns: Columns
-    score_N: NDArray[Any]
-    tie_N: NDArray[Any] | None
-    tie: str | None
-    bad: Sequence[BadSample]
-    scored: Scored
+    others: Sequence[Path] = ()
+    combine: Combine | None = None
+    never_learned: NeverLearned = "first"
 
 
 @dataclass(frozen=True)
@@ -103,10 +86,15 @@ def prune(request: Request) -> Pruned:
     """
     keep, outliers = parse_keep(request.keep), parse_outliers(request.outliers)
     lists = [_read_keys(path) for path in (request.always, request.never)]
-    if request.index:
-        scores = _foreign_scores(request, request.index, with_keys=any(lists))
-    else:
-        scores = _own_scores(request, with_keys=any(lists))
+    scores = gather(
+        [request.scores, *request.others],
+        request.index,
+        request.fn,
+        combine=request.combine,
+        never_learned=request.never_learned,
+        seed=request.seed,
+        with_keys=any(lists),
+    )
     pool, columns = scores.pool, scores.columns
     budget, aside = divide(keep, outliers, len(scores.score_N))
     always_N, never_N = (
@@ -147,9 +135,11 @@ def prune(request: Request) -> Pruned:
             scheme="compress",
             iteration=0,
             base=None,
+            combine=request.combine,
+            never_learned=request.never_learned if request.fn == FORGETTING and not request.index else None,
         ),
         scored=scores.scored,
-        source=made_from(request.scores, request.index),
+        source=made_from(request.scores, request.index, request.others),
         keep_list=request.keep_list,
         force=request.force,
     )
@@ -158,50 +148,6 @@ def prune(request: Request) -> Pruned:
     first = next(scan.name for scan in pool.scans)
     find_line(out, first)
     return Pruned(out, digest, pool.total, len(scores.score_N), counts["kept"], dropped, len(scores.bad), first)
-
-
-def _own_scores(request: Request, *, with_keys: bool) -> Scores:
-    """Returns what `curate score` wrote."""
-    row = acquisition(request.fn)
-    summary = read_record(request.scores / SUMMARY)
-    pool = load_pool(request.scores / INDEX)
-    if pool.fingerprint != summary["pool"]:
-        raise ScoreError(f"{request.scores}: the index is not that of the scores.", hint="Score again.")
-    if len(summary["members"]) < row.members:
-        raise UsageError(
-            f"'{request.fn}' needs at least {row.members} members and these scores have {len(summary['members'])}.",
-            hint="Score with --seeds 2 or --checkpoints 2, or choose another function.",
-        )
-    bad = read_bad(request.scores / BAD)
-    names = [] if request.fn == "random" else [request.fn, *([row.tie] if row.tie else [])]
-    keys = ["key"] if with_keys else []
-    columns = read_columns(request.scores, pool, ["identity", "label", *names, *keys], bad=bad)
-    tie_N = columns.values[row.tie] if row.tie else None
-    scored = Scored(
-        recipe=summary["recipe_digest"],
-        proxy=summary["proxy"],
-        members=len(summary["members"]),
-        test_accuracy=summary["ensemble"].get("test"),
-    )
-    return Scores(pool, columns, score_of(request.fn, request.seed, columns), tie_N, row.tie, bad, scored)
-
-
-def _foreign_scores(request: Request, index: Path, *, with_keys: bool) -> Scores:
-    """Returns what something else wrote, checked against an index."""
-    if (request.scores / SUMMARY).exists():
-        raise UsageError(f"{request.scores} has an index of its own.", hint="Leave out --index.")
-    pool = load_pool(index)
-    column = None if request.fn == "random" else request.fn
-    columns, bad = read_foreign(request.scores, pool, column, with_keys=with_keys)
-    scored = Scored(recipe=None, proxy="", members=0, test_accuracy=None)
-    return Scores(pool, columns, score_of(request.fn, request.seed, columns), None, None, bad, scored)
-
-
-def score_of(fn: str, seed: int, columns: Columns) -> NDArray[Any]:
-    """Returns the scores that a function selects by; those of `random` depend on the seed alone."""
-    if fn == "random":
-        return uniform(shuffled(columns.values["identity"], seed=seed))
-    return columns.values[fn]
 
 
 def _choices(pool: Pool, columns: Columns, reason_N: NDArray[np.uint8], bad: Sequence[BadSample]) -> Iterator[Choice]:
