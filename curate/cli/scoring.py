@@ -49,6 +49,9 @@ def score(
     trace: Annotated[
         bool, typer.Option("--trace", help="Also keep entropy, correctness and forgetting of each epoch.")
     ] = False,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Also keep the proxy's embeddings, for --fn k_centers.")
+    ] = False,
     label_from: LabelFrom = "cls",
     label_field: LabelField = "",
     labels: Labels = None,
@@ -74,7 +77,7 @@ def score(
 
     request = Request(
         shards=shards, out=out, recipe=loaded, labels=source, val=val or (), test=test or (), device=device,
-        skip_faults=skips(on_bad_shard), max_bad=max_bad,
+        skip_faults=skips(on_bad_shard), max_bad=max_bad, embeddings=embeddings,
     )  # fmt: skip
     if dry_run:
         return _show_estimate(request, as_json=as_json)
@@ -118,7 +121,7 @@ def _show_scores(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:
 @app.command()
 def prune(
     keep: Annotated[str, typer.Option("--keep", help="A fraction (0.8, 80%) of the scored samples, or a count.")],
-    fn: Annotated[str, typer.Option("--fn", help="The acquisition function; higher is kept first.")],
+    fn: Annotated[str, typer.Option("--fn", help="The acquisition function, higher is kept first; or k_centers.")],
     scores: Annotated[
         list[Path] | None,
         typer.Option("--scores", help="The run's folder [scores]; several with --combine.", metavar="DIR"),
@@ -142,7 +145,7 @@ def prune(
     never: Annotated[
         Path | None, typer.Option("--never", help="Keys never to keep, one a line.", metavar="FILE")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of --fn random.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of --fn random and of a random start.")] = 0,
     combine: Annotated[
         str | None,
         typer.Option("--combine", help="mean or rank: of several --scores, or of one run's seeds (--per-seed)."),
@@ -150,12 +153,22 @@ def prune(
     never_learned: Annotated[
         str, typer.Option("--never-learned", help="first or last: where forgetting puts what was never learned.")
     ] = "first",
+    start: Annotated[
+        str, typer.Option("--start", help="Of k_centers: random, labelled, or a manifest.", metavar="KIND|MANIFEST")
+    ] = "random",
+    start_size: Annotated[
+        int | None, typer.Option("--start-size", min=0, help="Of a random start [1000, or a tenth of what is kept].")
+    ] = None,
+    partitions: Annotated[
+        int, typer.Option("--partitions", min=1, help="Of k_centers: two rounds, one part in memory at a time.")
+    ] = 1,
     keep_list: Annotated[bool, typer.Option("--keep-list", help="Also write keep.txt: shard TAB key.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a different manifest.")] = False,
     as_json: Json = False,
 ) -> None:
     """Turn score tables into a manifest. Seconds, no torch."""
     from curate.workflows import prune as work
+    from curate.workflows.cover import CoverRequest
 
     for name, value, known in (
         ("--order", order, ("hardest", "easiest")),
@@ -170,6 +183,7 @@ def prune(
         work.Request(
             scores=first, others=others, combine=combine, never_learned=never_learned,  # type: ignore[arg-type]  # checked above
             index=index, fn=fn, keep=keep, out=out, outliers=outliers, order=order, per_class=per_class,  # type: ignore[arg-type]  # checked above
+            cover=CoverRequest(start=start, start_size=start_size, partitions=partitions),
             min_per_class=min_per_class, seed=seed, always=always, never=never, keep_list=keep_list, force=force,
         )
     )  # fmt: skip
@@ -177,6 +191,10 @@ def prune(
         return console.show_json("prune", {**vars(result), "out": str(result.out)})
     dropped = ", ".join(f"{count:,} by {reason}" for reason, count in result.dropped.items()) or "none"
     console.say(f"{result.kept:,} kept, dropped: {dropped}, {result.failed:,} failed; {result.samples:,} in all.")
+    if result.cover and result.cover["radius"] is not None:
+        console.say(
+            f"cover radius: {result.cover['radius']:.6g}, at least {result.cover['lower_bound']:.6g} for any other"
+        )
     console.say(f"manifest: {result.out}\ndigest: {result.digest}")
     console.note(f"Next: curate verify {result.out}; curate cat {result.out} {result.first_shard} | tar t")
     return None

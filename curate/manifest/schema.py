@@ -61,6 +61,18 @@ class ClassTable(Model):
     after: tuple[Count, ...] = Field(description="kept samples by class id")
 
 
+class Cover(Model):
+    """How well the kept samples cover the others: greedy k-centers over the proxy's embeddings."""
+
+    start: Literal["random", "labelled", "manifest"] = Field(description="the centers there from the beginning")
+    start_size: Count = Field(description="how many they are, those on the list of always kept included")
+    partitions: Count = Field(description="1 for the exact greedy order, more for two rounds")
+    radius: float | None = Field(description="largest distance of a sample to its nearest center; null without any")
+    lower_bound: float | None = Field(description="no other centers beside the start have a smaller radius than this")
+    member_seed: Count = Field(description="of the member that the embeddings are of")
+    member_epoch: Count
+
+
 class Selection(Model):
     """How the kept samples were chosen."""
 
@@ -87,6 +99,7 @@ class Selection(Model):
     never_learned: Literal["first", "last"] | None = Field(
         default=None, description="where `forgetting` puts what a seed never learned"
     )
+    cover: Cover | None = Field(default=None, description="of `k_centers`: how well the kept samples cover the others")
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

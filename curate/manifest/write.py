@@ -19,8 +19,6 @@ from curate import durable
 from curate.errors import ManifestError, RunError
 from curate.manifest.lines import (
     HEAD,
-    INDEX,
-    LINES,
     SOURCE,
     Line,
     file_digest,
@@ -60,6 +58,7 @@ def write_manifest(
     scored: Scored,
     source: Mapping[str, Any],
     keep_list: bool = False,
+    beside: Mapping[str, Iterable[str]] | None = None,
     force: bool = False,
 ) -> str:
     """Writes the manifest of a pool, one choice a shard in order. Returns its digest.
@@ -73,6 +72,7 @@ def write_manifest(
         classes, selection, scored: what `manifest.json` records of them.
         source: what goes into the unhashed `source.json`.
         keep_list: also write `keep.txt`, one `shard TAB key` a line.
+        beside: further text files by name, as lines.
         force: replace a different manifest.
 
     Raises:
@@ -84,7 +84,7 @@ def write_manifest(
     durable.remove_leftovers(out.parent)
     build.mkdir()
     try:
-        _write_files(build, pool, choices, keep_list=keep_list)
+        _write_files(build, pool, choices, keep_list=keep_list, beside=beside or {})
         head = Head(
             format_version=1,
             totals=_totals(build),
@@ -104,13 +104,18 @@ def write_manifest(
         shutil.rmtree(build, ignore_errors=True)
 
 
-def _write_files(build: Path, pool: Pool, choices: Iterable[Choice], *, keep_list: bool) -> None:
+def _write_files(
+    build: Path, pool: Pool, choices: Iterable[Choice], *, keep_list: bool, beside: Mapping[str, Iterable[str]]
+) -> None:
     keys = (build / KEEP_LIST).open("w", encoding="utf-8", newline="\n") if keep_list else None
     try:
         write_lines(build, _lines(pool, choices, keys))
     finally:
         if keys:
             keys.close()
+    for name, lines in beside.items():
+        with (build / name).open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(lines)
     for path in build.iterdir():
         durable.sync_path(path)
 
@@ -211,7 +216,7 @@ def _put_in_place(build: Path, out: Path, digest: str, *, force: bool) -> None:
 
 
 def _is_whole(out: Path, build: Path) -> bool:
-    names = [LINES, INDEX, *([KEEP_LIST] if (build / KEEP_LIST).exists() else [])]
+    names = [path.name for path in build.iterdir() if path.name not in (HEAD, SOURCE)]
     same_files = all((out / name).is_file() and file_digest(out / name) == file_digest(build / name) for name in names)
     return same_files and (out / SOURCE).is_file() and _root(out) == _root(build)
 

@@ -113,6 +113,28 @@ def predict_shard(
         yield Predicted(rows_B, whole.ensemble(label_B), by_seed, np.array(hits))
 
 
+def embed_shard(
+    plan: Plan, model: nn.Module, pixels: Pixels, index: int, *, batch_size: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Yields rows of one shard with what the network's classifier is given for them, batch by batch, plain images.
+
+    Shapes (B,) and (B, D). The feature maps have the plan's precision and are pooled in float32.
+
+    Args:
+        plan: normalisation, precision, device.
+        model: a timm network in evaluation mode.
+        pixels: where the rows' pixels come from.
+        index: which shard.
+        batch_size: samples at once; part of what decides the last bits.
+    """
+    for rows_B, pixels_B in pixels.in_order(index, batch_size=batch_size):
+        with torch.inference_mode():
+            with autocast(plan):
+                features = model.forward_features(normalised(pixels_B, plan))  # type: ignore[operator]  # timm's
+            embedding_BD = model.forward_head(features.float(), pre_logits=True).flatten(1)  # type: ignore[operator]  # the same
+        yield rows_B, embedding_BD.cpu().numpy()
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """How often some members are right.

@@ -19,6 +19,7 @@ from curate.pool.index import Pool
 from curate.scores import Columns
 from curate.selection.rank import Order, last_of, order_keys, rank_of
 from curate.selection.strata import KEPT, OUTLIER, select
+from curate.workflows.cover import CENTERS
 from curate.workflows.gather import gather
 
 
@@ -97,6 +98,10 @@ def decide(
     if row is None and not is_kept:
         reasons = {(bad.shard, bad.ordinal): bad.reason for bad in origin.bad}
         return Decision("failed", reasons[shard, ordinal])
+    if selection.cover:
+        return Decision(
+            "kept" if is_kept else "dropped", f"'{selection.fn}' goes by distances: its order is in {CENTERS}"
+        )
     if selection.of or row is None:
         return Decision(
             "kept" if is_kept else "dropped",

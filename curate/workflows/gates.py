@@ -137,7 +137,7 @@ def bad_share(evidence: Evidence) -> Measured:
 def rank_agreement(evidence: Evidence) -> Measured:
     """Returns Spearman's correlation of the scores with earlier ones, over samples scored both times."""
     fn = evidence.head.selection.fn
-    if fn == "random" or evidence.head.selection.of:
+    if fn == "random" or evidence.head.selection.of or evidence.head.selection.cover:
         return Measured(None, f"'{fn}' ranks nothing by a saved score")
     assert evidence.earlier is not None
     now = find_origin(evidence.folder, evidence.head, evidence.scores, evidence.index)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,9 @@ from curate.selection.combine import Combine
 from curate.selection.quotas import ClassRule
 from curate.selection.rank import Order
 from curate.selection.strata import KEPT, REASONS, select
-from curate.workflows.gather import FORGETTING, gather
+from curate.selection.strata import Selection as Selected
+from curate.workflows.cover import CENTERS, K_CENTERS, Covered, CoverRequest, cover
+from curate.workflows.gather import FORGETTING, Scores, gather
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Request:
         keep, outliers: as written on the command line.
         seed: of a random order.
         always, never: files of keys, one a line, `shard TAB key` where keys repeat.
+        cover: what is asked of `k_centers`.
     """
 
     scores: Path
@@ -60,6 +64,7 @@ class Request:
     others: Sequence[Path] = ()
     combine: Combine | None = None
     never_learned: NeverLearned = "first"
+    cover: CoverRequest = field(default_factory=CoverRequest)
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class Pruned:
     dropped: Mapping[str, int]
     failed: int
     first_shard: str
+    cover: Mapping[str, Any] | None = None
 
 
 def prune(request: Request) -> Pruned:
@@ -86,21 +92,78 @@ def prune(request: Request) -> Pruned:
     """
     keep, outliers = parse_keep(request.keep), parse_outliers(request.outliers)
     lists = [_read_keys(path) for path in (request.always, request.never)]
+    _check_cover(request)
     scores = gather(
         [request.scores, *request.others],
         request.index,
-        request.fn,
+        # k-centers need no score but the random one that their start is drawn by.
+        "random" if request.fn == K_CENTERS else request.fn,
         combine=request.combine,
         never_learned=request.never_learned,
         seed=request.seed,
-        with_keys=any(lists),
+        with_keys=any(lists) or request.fn == K_CENTERS,
     )
     pool, columns = scores.pool, scores.columns
     budget, aside = divide(keep, outliers, len(scores.score_N))
     always_N, never_N = (
         _on_list(keys, columns, pool, path) for keys, path in zip(lists, (request.always, request.never), strict=True)
     )
-    selection = select(
+    selection, covered = _select(request, scores, budget=budget, aside=aside, always_N=always_N, never_N=never_N)
+    out = request.out or Path("manifests") / f"{request.fn}-{request.keep.replace('%', 'pct')}"
+    digest = write_manifest(
+        out,
+        pool,
+        _choices(pool, columns, selection.reason_N, scores.bad),
+        classes=_classes(pool, columns, selection.kept_N),
+        selection=_record(request, scores, covered, budget, aside, listed=(_count(always_N), _count(never_N))),
+        scored=scores.scored,
+        source=made_from(request.scores, request.index, request.others),
+        keep_list=request.keep_list,
+        beside={CENTERS: covered.lines(pool, columns)} if covered else None,
+        force=request.force,
+    )
+    counts = selection.counts
+    dropped = {name: counts[name] for name in REASONS[1:] if counts[name]}
+    first = next(scan.name for scan in pool.scans)
+    find_line(out, first)
+    return Pruned(
+        out,
+        digest,
+        pool.total,
+        len(scores.score_N),
+        counts["kept"],
+        dropped,
+        len(scores.bad),
+        first,
+        cover=covered.record.model_dump() if covered else None,
+    )
+
+
+def _select(
+    request: Request,
+    scores: Scores,
+    *,
+    budget: int,
+    aside: int,
+    always_N: NDArray[np.bool_] | None,
+    never_N: NDArray[np.bool_] | None,
+) -> tuple[Selected, Covered | None]:
+    """Returns why each sample is kept or dropped, and the centers where it was by k-centers."""
+    columns = scores.columns
+    if request.fn == K_CENTERS:
+        covered = cover(
+            request.cover,
+            request.scores,
+            scores.pool,
+            columns,
+            scores.score_N,
+            budget=budget,
+            per_class=request.per_class,
+            always_N=always_N,
+            never_N=never_N,
+        )
+        return covered.selection, covered
+    selected = select(
         scores.score_N,
         scores.tie_N,
         columns.values["identity"],
@@ -113,41 +176,52 @@ def prune(request: Request) -> Pruned:
         always_N=always_N,
         never_N=never_N,
     )
-    out = request.out or Path("manifests") / f"{request.fn}-{request.keep.replace('%', 'pct')}"
-    digest = write_manifest(
-        out,
-        pool,
-        _choices(pool, columns, selection.reason_N, scores.bad),
-        classes=_classes(pool, columns, selection.kept_N),
-        selection=Selection(
-            fn=request.fn,
-            order=request.order,
-            keep=request.keep,
-            budget=budget,
-            outliers=request.outliers,
-            outlier_count=aside,
-            ties=tuple(filter(None, (scores.tie, "identity"))),
-            seed=request.seed if request.fn == "random" else None,
-            per_class=request.per_class,
-            min_per_class=request.min_per_class,
-            always=_count(always_N),
-            never=_count(never_N),
-            scheme="compress",
-            iteration=0,
-            base=None,
-            combine=request.combine,
-            never_learned=request.never_learned if request.fn == FORGETTING and not request.index else None,
-        ),
-        scored=scores.scored,
-        source=made_from(request.scores, request.index, request.others),
-        keep_list=request.keep_list,
-        force=request.force,
+    return selected, None
+
+
+def _record(
+    request: Request, scores: Scores, covered: Covered | None, budget: int, aside: int, *, listed: tuple[int, int]
+) -> Selection:
+    """Returns what the manifest says of how the kept samples were chosen."""
+    return Selection(
+        fn=request.fn,
+        order=request.order,
+        keep=request.keep,
+        budget=budget,
+        outliers=request.outliers,
+        outlier_count=aside,
+        ties=tuple(filter(None, (scores.tie, "identity"))),
+        seed=request.seed if _is_seeded(request) else None,
+        per_class=request.per_class,
+        min_per_class=request.min_per_class,
+        always=listed[0],
+        never=listed[1],
+        scheme="compress",
+        iteration=0,
+        base=covered.base if covered else None,
+        combine=request.combine,
+        never_learned=request.never_learned if request.fn == FORGETTING and not request.index else None,
+        cover=covered.record if covered else None,
     )
-    counts = selection.counts
-    dropped = {name: counts[name] for name in REASONS[1:] if counts[name]}
-    first = next(scan.name for scan in pool.scans)
-    find_line(out, first)
-    return Pruned(out, digest, pool.total, len(scores.score_N), counts["kept"], dropped, len(scores.bad), first)
+
+
+def _check_cover(request: Request) -> None:
+    """Refuses what is of scores where there are none, and of k-centers where there are scores."""
+    given = {
+        "--index": request.index is not None,
+        "--order easiest": request.order == "easiest",
+        "--outliers": request.outliers != "0",
+        "--min-per-class": request.min_per_class > 0,
+        "--combine": request.combine is not None or len(request.others) > 0,
+    }
+    if request.fn == K_CENTERS:
+        request.cover.check([name for name, is_given in given.items() if is_given], request.per_class)
+    elif request.cover != CoverRequest():
+        raise UsageError(f"--start, --start-size and --partitions are of --fn {K_CENTERS}, not of '{request.fn}'.")
+
+
+def _is_seeded(request: Request) -> bool:
+    return request.fn == "random" or (request.fn == K_CENTERS and request.cover.start == "random")
 
 
 def _choices(pool: Pool, columns: Columns, reason_N: NDArray[np.uint8], bad: Sequence[BadSample]) -> Iterator[Choice]:

@@ -35,6 +35,7 @@ class Request:
         val: one fraction of the labelled samples to hold out of training, or what names shards.
         test: what names shards that are only reported on.
         max_bad: the fraction of bad samples at which the run ends.
+        embeddings: also keep the embedding of every scored sample. Not in the recipe: scores are the same without.
     """
 
     shards: Sequence[str]
@@ -46,6 +47,7 @@ class Request:
     device: str = "auto"
     skip_faults: bool = False
     max_bad: float = 0.1
+    embeddings: bool = False
 
 
 @dataclass

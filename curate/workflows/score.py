@@ -25,6 +25,7 @@ from curate.proxy.predict import measured, predict_shard
 from curate.proxy.schedule import checkpoint_epochs
 from curate.proxy.training import dynamics_of, history_of, load_member, member_path, train_member
 from curate.scores import BAD, SUMMARY, BadSample, table_path, write_bad, write_record, write_scores
+from curate.workflows.embed import embed
 from curate.workflows.held_out import HeldOut, other_shards, split
 from curate.workflows.run import Request, Run, described, open_run
 from curate.workflows.setting import open_pixels
@@ -52,6 +53,10 @@ def score(request: Request, progress: Progress | None = None) -> dict[str, Any]:
             _train(run, pixels, train_K, seed)
         members = _members(run)
         _score_shards(run, pixels, members)
+        if request.embeddings:
+            # The last member of the first seed: the end of one whole training.
+            last = checkpoint_epochs(run.plan.train)[-1]
+            embed(run, pixels, members[run.plan.train.checkpoints - 1][1], seed=run.seeds[0], epoch=last)
         bad += _all_bad(run)
         _check_bad(len(bad), run)
         write_bad(request.out / BAD, bad)
