@@ -59,7 +59,7 @@ def make_manifest(folder: Path, shards: int, samples: int, kib: int) -> None:
 
 
 def measured(command: list[str], out: Path, after: Callable[[], object] = lambda: None) -> tuple[float, float]:
-    """Returns (seconds, MiB) of a command that fills `out`, which is deleted before and after."""
+    """Returns (seconds, processor seconds) of a command that fills `out`, which is deleted before and after."""
     shutil.rmtree(out, ignore_errors=True)
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -69,7 +69,7 @@ def measured(command: list[str], out: Path, after: Callable[[], object] = lambda
     if status:
         raise SystemExit(f"{command} failed")
     shutil.rmtree(out, ignore_errors=True)
-    return seconds, usage.ru_maxrss / 1024
+    return seconds, usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
@@ -107,15 +107,16 @@ def main() -> None:
                 if turn:
                     runs[arm].append(result)
         seconds = {arm: statistics.median(s for s, _ in rows) for arm, rows in runs.items()}
+        busy = {arm: statistics.median(s for _, s in rows) for arm, rows in runs.items()}
         size = sum(path.stat().st_size for path in (folder / "pool").iterdir())
         print(f"{size / 1e9:.2f} GB in {arguments.shards} shards, keep 0.5, median of {arguments.repeats}")
-        print("| arm | seconds | lowest to highest | peak MiB |\n|---|---|---|---|")
+        print("| arm | seconds | lowest to highest | processor seconds |\n|---|---|---|---|")
         for arm, rows in runs.items():
-            peak = statistics.median(mib for _, mib in rows)
-            print(f"| {arm} | {seconds[arm]:.2f} | {min(rows)[0]:.2f} to {max(rows)[0]:.2f} | {peak:.0f} |")
-        print(f"materialize / cp: {seconds['materialize'] / seconds['cp']:.2f}")
-        print(f"with sync: {seconds['materialize + sync'] / seconds['cp + sync']:.2f}")
-        print(f"webdataset / materialize: {seconds['webdataset'] / seconds['materialize']:.1f}")
+            print(f"| {arm} | {seconds[arm]:.2f} | {min(rows)[0]:.2f} to {max(rows)[0]:.2f} | {busy[arm]:.2f} |")
+        pairs = ("materialize", "cp"), ("materialize + sync", "cp + sync"), ("webdataset", "materialize")
+        for one, other in pairs:
+            ratio, of_busy = seconds[one] / seconds[other], busy[one] / busy[other]
+            print(f"{one} / {other}: {ratio:.2f}; of processor seconds {of_busy:.2f}")
 
 
 if __name__ == "__main__":

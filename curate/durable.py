@@ -18,10 +18,11 @@ _LEFTOVER = re.compile(r"^\..+\.(\d+)\.tmp$")
 
 
 @contextmanager
-def replace(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
+def replace(path: Path, *, sync: bool = True, sync_name: bool = True) -> Iterator[IO[bytes]]:
     """Yields a file that takes the place of `path` once it is complete; on any error nothing changes.
 
     Without `sync` it is whole or not there for every process, but may be neither after a power cut.
+    Without `sync_name` it is one of both, and there for sure once its folder is synced.
     """
     aside = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
@@ -31,7 +32,7 @@ def replace(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
             if sync:
                 os.fsync(file.fileno())
         aside.replace(path)
-        if sync:
+        if sync and sync_name:
             sync_path(path.parent)
     except BaseException as error:
         aside.unlink(missing_ok=True)
@@ -40,16 +41,16 @@ def replace(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
+def write_bytes(path: Path, data: bytes, *, sync: bool = True, sync_name: bool = True) -> None:
     """Writes a whole file."""
-    with replace(path, sync=sync) as file:
+    with replace(path, sync=sync, sync_name=sync_name) as file:
         file.write(data)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
     """Writes JSON with sorted keys: equal values give equal bytes."""
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, text.encode() + b"\n")
+    write_bytes(path, text.encode() + b"\n", sync=sync)
 
 
 def sync_path(path: Path) -> None:

@@ -102,7 +102,7 @@ def materialize(
     else:
         layout = one_to_one(lines, digest)
     record = {"manifest": digest, "shards": [shard.name for shard in layout]}
-    with durable.lock(_claimed(out, record)):
+    with durable.lock(_claimed(out, record, sync=sync)):
         durable.remove_leftovers(out)
         missing = [shard for shard in layout if not _is_whole(out / shard.name, shard.samples)]
         is_mixed = bool(shards or samples_per_shard)
@@ -110,13 +110,15 @@ def materialize(
         write = partial(_write_shard, lines=lines, root=base, out=out, sync=sync, with_preamble=not is_mixed)
         _in_threads(write, missing, threads, len(layout), progress)
         counts = [ShardCount(shard.name, shard.samples, (out / shard.name).stat().st_size) for shard in layout]
-        _write_side_files(out, counts, head)
-        durable.write_json(out / DONE, {**record, "samples": [count.samples for count in counts]})
+        _write_side_files(out, counts, head, sync=sync)
+        if sync:
+            _sync_names(out, layout)
+        durable.write_json(out / DONE, {**record, "samples": [count.samples for count in counts]}, sync=sync)
         (out / BEGUN).unlink(missing_ok=True)
     return Materialized(out, len(layout), head.totals.kept, sum(c.bytes for c in counts), len(missing))
 
 
-def _claimed(out: Path, record: Mapping[str, object]) -> Path:
+def _claimed(out: Path, record: Mapping[str, object], *, sync: bool) -> Path:
     """Makes sure that `out` is ours: new, empty, or begun by the same command."""
     known = next((path for path in (out / DONE, out / BEGUN) if path.is_file()), None)
     if known:
@@ -127,8 +129,14 @@ def _claimed(out: Path, record: Mapping[str, object]) -> Path:
         raise RunError(f"{out} exists and is not empty.", hint="Choose another folder.")
     out.mkdir(parents=True, exist_ok=True)
     if not known:
-        durable.write_json(out / BEGUN, record)
+        durable.write_json(out / BEGUN, record, sync=sync)
     return out
+
+
+def _sync_names(out: Path, layout: Sequence[NewShard]) -> None:
+    folders = {folder for shard in layout for folder in (out / shard.name).parents}
+    for folder in sorted(folder for folder in folders if folder.is_relative_to(out)):
+        durable.sync_path(folder)
 
 
 def _is_whole(path: Path, samples: int) -> bool:
@@ -167,7 +175,8 @@ def _write_shard(
     path.parent.mkdir(parents=True, exist_ok=True)
     samples: list[list[IndexEntry]] = []
     seen: set[str] = set()
-    with durable.replace(path, sync=sync) as file:
+    # A name that a power cut takes away is written again; all names are synced at the end.
+    with durable.replace(path, sync=sync, sync_name=False) as file:
         for piece in shard.pieces:
             line = lines[piece.line]
             if not with_preamble:
@@ -183,7 +192,7 @@ def _write_shard(
                 samples.append(entries)
         file.write(END)
         # Beside the shard and before it: where the shard is, its index is too.
-        durable.write_bytes(path.with_suffix(".idx"), dali_index(samples).encode(), sync=sync)
+        durable.write_bytes(path.with_suffix(".idx"), dali_index(samples).encode(), sync=sync, sync_name=False)
     if len(samples) != shard.samples:
         raise ManifestError(f"{shard.name} got {len(samples)} of {shard.samples} samples.", hint="Run verify.")
 
@@ -296,7 +305,7 @@ def _refuse_preamble(line: Line) -> None:
         )
 
 
-def _write_side_files(out: Path, counts: Sequence[ShardCount], head: Head) -> None:
+def _write_side_files(out: Path, counts: Sequence[ShardCount], head: Head, *, sync: bool) -> None:
     splits: dict[str, list[ShardCount]] = {}
     for count in counts:
         splits.setdefault(split_of(count.name), []).append(count)
@@ -310,4 +319,4 @@ def _write_side_files(out: Path, counts: Sequence[ShardCount], head: Head) -> No
         "README.md": hf_readme("kept", splits),
     }
     for name, text in texts.items():
-        durable.write_bytes(out / name, text.encode("utf-8", "surrogateescape"))
+        durable.write_bytes(out / name, text.encode("utf-8", "surrogateescape"), sync=sync)

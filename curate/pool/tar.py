@@ -152,7 +152,7 @@ class Header(NamedTuple):
 
     @property
     def padded(self) -> int:
-        return padded(self.size)
+        return -(-self.size // BLOCK) * BLOCK
 
 
 class HeaderReader:
