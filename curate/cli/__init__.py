@@ -43,6 +43,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         console.note(f"Interrupted; what is finished is kept. Go on with: curate {shlex.join(given)}")
         return INTERRUPTED
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "curate":
+            raise
+        failure = CurateError(
+            f"This command needs '{error.name}', which is not installed here.",
+            hint="Install curate with all it depends on, or use its gpu or cpu image.",
+        )
+        return _fail(failure, is_debugging)
     except OSError as error:
         hint = "Make room and run the same command again." if error.errno in NO_ROOM else ""
         failure = CurateError(f"{error.filename or 'The system'}: {error.strerror or error}.", hint=hint)

@@ -249,3 +249,22 @@ def fingerprint(
     if as_json:
         return console.show_json("fingerprint", vars(found))
     return console.say(found.key)
+
+
+@app.command()
+def doctor(
+    out: Annotated[Path, typer.Option("--out", help="Where results would go.", metavar="DIR")] = Path(),
+    no_torch: Annotated[bool, typer.Option("--no-torch", help="Do not import torch, which takes seconds.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Look at versions, devices, memory and disk, and test curate on images made on the spot."""
+    from curate.workflows.doctor import doctor as work
+
+    findings = work(out, with_torch=not no_torch)
+    failed = [finding for finding in findings if finding.status == "failed"]
+    if as_json:
+        console.show_json("doctor", {"ok": not failed, "findings": [vars(finding) for finding in findings]})
+        return 1 if failed else 0
+    for finding in findings:
+        console.say(f"{finding.status:<8} {finding.check}: {finding.what}")
+    return 1 if failed else 0
