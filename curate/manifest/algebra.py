@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from curate.errors import ManifestError, UsageError
@@ -19,6 +20,7 @@ from curate.manifest.origin import Origin, find_origin, made_from
 from curate.manifest.schema import ClassTable, Head, Scored, Selection
 from curate.manifest.verify import load_whole
 from curate.manifest.write import Choice, write_manifest
+from curate.pool.classes import label_ids
 
 BoolArray = NDArray[np.bool_]
 
@@ -150,12 +152,18 @@ def _reasons_by_shard(origin: Origin, kept: Sequence[BoolArray]) -> list[dict[st
 
 
 def _classes(origin: Origin, kept: Sequence[BoolArray], failed: Sequence[BoolArray]) -> ClassTable:
-    classes = origin.pool.classes
-    before_C, after_C = np.zeros((2, classes.num_classes), dtype=np.int64)
-    for number, (kept_N, failed_N) in enumerate(zip(kept, failed, strict=True)):
-        label_N = origin.pool.labels(number)
-        for counts_C, mask_N in ((before_C, kept_N | ~failed_N), (after_C, kept_N)):
-            counts_C += np.bincount(label_N[mask_N & (label_N >= 0)], minlength=classes.num_classes)
+    classes, pool = origin.pool.classes, origin.pool
+    # All texts at once: a shard has nearly as many distinct labels as the pool.
+    texts = [chunk for number in range(len(pool.scans)) for chunk in pool.read(number, ["label"])["label"].chunks]
+    label_N, kept_N, failed_N = (
+        label_ids(pa.chunked_array(texts), classes),
+        np.concatenate(kept),
+        np.concatenate(failed),
+    )
+    before_C, after_C = (
+        np.bincount(label_N[mask_N & (label_N >= 0)], minlength=classes.num_classes)
+        for mask_N in (kept_N | ~failed_N, kept_N)
+    )
     return ClassTable(kind=classes.kind, names=classes.names, before=before_C.tolist(), after=after_C.tolist())  # type: ignore[arg-type]  # a str that is one of three
 
 
