@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from curate import __version__, console
-from curate.cli import evaluating, people, pool, readers, scoring  # noqa: F401  (commands register themselves)
+from curate.cli import building, evaluating, people, pool, readers, scoring  # noqa: F401  (commands register themselves)
 from curate.cli.options import app
 from curate.errors import CurateError, UsageError
 

@@ -45,6 +45,9 @@ def score(
     test: Annotated[
         list[str] | None, typer.Option("--test", help="Shards that are only reported on.", metavar="SHARDS...")
     ] = None,
+    within: Annotated[
+        Path | None, typer.Option("--within", help="Train on what this manifest keeps; score all.", metavar="MANIFEST")
+    ] = None,
     per_seed: Annotated[bool, typer.Option("--per-seed", help="Also keep each seed's own columns.")] = False,
     trace: Annotated[
         bool, typer.Option("--trace", help="Also keep entropy, correctness and forgetting of each epoch.")
@@ -77,7 +80,7 @@ def score(
 
     request = Request(
         shards=shards, out=out, recipe=loaded, labels=source, val=val or (), test=test or (), device=device,
-        skip_faults=skips(on_bad_shard), max_bad=max_bad, embeddings=embeddings,
+        skip_faults=skips(on_bad_shard), max_bad=max_bad, embeddings=embeddings, within=within,
     )  # fmt: skip
     if dry_run:
         return _show_estimate(request, as_json=as_json)

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from curate.errors import ManifestError, UsageError
-from curate.manifest.lines import manifest_digest, read_lines
-from curate.manifest.schema import Head, load_head
+from curate.errors import UsageError
+from curate.manifest.lines import manifest_digest
+from curate.manifest.origin import check_pool
+from curate.manifest.schema import Head
+from curate.manifest.verify import load_whole
+from curate.pool.index import Pool
 from curate.proxy.pixels import Rows
-from curate.workflows.held_out import RowArray, labelled
+from curate.workflows.held_out import RowArray, kept_rows, labelled
 
 ALL = "all"
 
@@ -40,7 +43,7 @@ class Arm:
     rows: Callable[[int], RowArray]
 
 
-def arms_of(manifests: Sequence[Path], fingerprint: str, rows: Rows) -> list[Arm]:
+def arms_of(manifests: Sequence[Path], pool: Pool, rows: Rows) -> list[Arm]:
     """Returns the manifests' arms, for each number of samples a random one, and everything.
 
     Raises:
@@ -48,17 +51,16 @@ def arms_of(manifests: Sequence[Path], fingerprint: str, rows: Rows) -> list[Arm
         UsageError: a manifest that keeps no labelled sample, or all of them; one manifest twice.
     """
     labelled_K = labelled(rows)
-    kept = [_kept(folder, fingerprint, rows, labelled_K) for folder in manifests]
+    kept = [_kept(folder, pool, rows, labelled_K) for folder in manifests]
     if len({arm.digest for arm in kept}) < len(kept):
         raise UsageError("One manifest is named twice.", hint="Name each manifest once.")
     sizes = sorted({arm.samples for arm in kept})
     return [*kept, *(_random(size, labelled_K) for size in sizes), _all(labelled_K)]
 
 
-def _kept(folder: Path, fingerprint: str, rows: Rows, labelled_K: RowArray) -> Arm:
-    head = load_head(folder)
-    if head.pool.fingerprint != fingerprint:
-        raise ManifestError(f"{folder} is a manifest of another pool.", hint="Compare manifests of one pool at a time.")
+def _kept(folder: Path, pool: Pool, rows: Rows, labelled_K: RowArray) -> Arm:
+    head = load_whole(folder)
+    check_pool(pool, folder, head)
     rows_K = np.intersect1d(kept_rows(folder, rows), labelled_K, assume_unique=True)
     if len(rows_K) in (0, len(labelled_K)):
         what = "no labelled sample" if not len(rows_K) else "every labelled sample"
@@ -75,17 +77,6 @@ def _label(head: Head) -> str:
     outliers = f", outliers {chosen.outliers}" if chosen.outlier_count else ""
     order = "" if chosen.order == "hardest" else f", {chosen.order} first"
     return f"{chosen.fn} {chosen.keep}{outliers}{order}"
-
-
-def kept_rows(manifest: Path, rows: Rows) -> RowArray:
-    """Returns the rows that a manifest keeps, rising, read from its lines."""
-    place = {shard.name: number for number, shard in enumerate(rows.shards)}
-    parts = [np.array([], dtype=np.int64)]
-    for line in read_lines(manifest):
-        first = int(rows.offset_S[place[line.name]])
-        edges = np.cumsum(line.runs).tolist()
-        parts += [np.arange(begin, end) + first for begin, end in zip(edges[::2], edges[1::2], strict=True)]
-    return np.sort(np.concatenate(parts))
 
 
 def _random(size: int, labelled_K: RowArray) -> Arm:

@@ -16,8 +16,6 @@ from typing import Any
 from curate import durable
 from curate.acquisition import acquisition
 from curate.errors import RunError, UsageError
-from curate.manifest.iterations import with_iterations
-from curate.manifest.schema import load_head
 from curate.pool.labels import LabelSource
 from curate.progress import Progress, Silent
 from curate.recipe import Recipe
@@ -30,7 +28,7 @@ from curate.workflows.run import open_run
 from curate.workflows.score import score
 from curate.workflows.setting import open_pixels
 
-FINAL = "manifest"
+MANIFEST = "manifest"
 RECORD = "build_up.json"
 
 
@@ -40,8 +38,8 @@ class Request:
 
     Attributes:
         shards: what names the pool.
-        out: the folder of the iterations: `iteration-T/scores`, `iteration-T/manifest`, and the last one's
-            manifest as `manifest`.
+        out: the folder of the iterations: `iteration-T/manifest`, and from 1 on `iteration-T/scores`. The
+            last manifest also lists which iteration added which samples.
         schedule: how much is kept after each iteration, as `--keep` takes it; it rises.
         fn: the acquisition function by which the subset grows.
         first_per_class: how the first, random subset is divided among classes; None for as it falls.
@@ -89,7 +87,7 @@ def build_up(request: Request, progress: Progress | None = None) -> list[dict[st
             pruned = pruning.prune(_prune_request(request, keep, folder, manifests, pixels.bad))
             manifests.append(pruned.out)
             records.append(_record(number, pruned))
-        return [*records, _publish(request, manifests)]
+        return records
 
 
 def check(request: Request) -> None:
@@ -135,7 +133,7 @@ def _check_record(request: Request) -> None:
 
 
 def _manifest(request: Request, number: int) -> Path:
-    return request.out / f"iteration-{number}" / FINAL
+    return request.out / f"iteration-{number}" / MANIFEST
 
 
 def _run_request(request: Request, out: Path, within: Path | None = None) -> RunRequest:
@@ -148,7 +146,7 @@ def _run_request(request: Request, out: Path, within: Path | None = None) -> Run
 def _prune_request(
     request: Request, keep: str, folder: Path, manifests: Sequence[Path], bad: Sequence[BadSample]
 ) -> pruning.Request:
-    out = folder / FINAL
+    out = folder / MANIFEST
     if not manifests:
         return pruning.Request(
             None, "random", keep, out, per_class=request.first_per_class, seed=request.seed,
@@ -167,10 +165,3 @@ def _record(number: int, pruned: pruning.Pruned) -> dict[str, Any]:
         return record
     summary = read_record(scores / SUMMARY)
     return {**record, "trained": summary["trained"], "ensemble": summary["ensemble"]}
-
-
-def _publish(request: Request, manifests: Sequence[Path]) -> dict[str, Any]:
-    """Writes the last manifest once more, with a list of which iteration added which samples."""
-    digest = with_iterations(manifests, request.out / FINAL)
-    return {"iteration": None, "kept": load_head(manifests[-1]).totals.kept, "digest": digest,
-            "manifest": str(request.out / FINAL)}  # fmt: skip

@@ -99,7 +99,7 @@ def evaluate(request: Request, progress: Progress | None = None) -> dict[str, An
         recipe = _of_target(request.recipe)
         run = open_run(_run_request(request, recipe), progress)
         pixels = open_pixels(run.pool, run.setting, recipe, request.out / "pixels", progress)
-        arms = arms_of(request.manifests, run.pool.fingerprint, pixels.rows)
+        arms = arms_of(request.manifests, run.pool, pixels.rows)
         test = other_shards(run, "test")
         _check_record(request, run, test)
         plans = {name: _plan(run, recipe, name) for name in targets}

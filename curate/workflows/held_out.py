@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import UsageError
+from curate.manifest.algebra import kept_mask
+from curate.manifest.lines import read_lines
+from curate.manifest.origin import check_pool
+from curate.manifest.verify import load_whole
 from curate.pool.classes import Classes
 from curate.pool.index import build_index
 from curate.pool.shards import find_shards
@@ -37,7 +42,7 @@ class HeldOut:
 
 
 def split(run: Run, pixels: Pixels) -> tuple[RowArray, HeldOut | None]:
-    """Returns the rows to train on and what `--val` names.
+    """Returns the rows to train on and what `--val` names, both within the manifest that `--within` names.
 
     A fraction holds out labelled samples by the hash of their identity, not by position. Shards of the
     pool are held out whole. Shards beside the pool hold out nothing: training sees the whole pool.
@@ -45,7 +50,7 @@ def split(run: Run, pixels: Pixels) -> tuple[RowArray, HeldOut | None]:
     Raises:
         UsageError: a fraction out of range, shards partly in the pool, nothing left to train on.
     """
-    labelled_K = labelled(pixels.rows)
+    labelled_K = _within(run, pixels.rows)
     if not run.request.val:
         return labelled_K, None
     fraction = _fraction(run.request.val)
@@ -63,6 +68,29 @@ def split(run: Run, pixels: Pixels) -> tuple[RowArray, HeldOut | None]:
         what = "no sample to train on" if len(val_K) else "no labelled sample to measure on"
         raise UsageError(f"--val {' '.join(run.request.val)} leaves {what}.", hint="Such as --val 0.1.")
     return train_K, HeldOut(pixels, val_K)
+
+
+def _within(run: Run, rows: Rows) -> RowArray:
+    """Returns the labelled rows, of those that a manifest keeps where one is named."""
+    labelled_K, folder = labelled(rows), run.request.within
+    if folder is None:
+        return labelled_K
+    check_pool(run.pool, folder, load_whole(folder))
+    inside_K = np.intersect1d(labelled_K, kept_rows(folder, rows), assume_unique=True)
+    lost = np.setdiff1d(rows.label_N[labelled_K], rows.label_N[inside_K])
+    if len(lost):
+        raise UsageError(
+            f"{folder} keeps no labelled sample of class {', '.join(map(str, lost[:5]))}: members would never learn it.",
+            hint="Keep more, or prune with --per-class or --min-per-class.",
+        )
+    return inside_K
+
+
+def kept_rows(manifest: Path, rows: Rows) -> RowArray:
+    """Returns the rows that a manifest keeps, rising, read from its lines."""
+    place = {shard.name: number for number, shard in enumerate(rows.shards)}
+    parts = [np.flatnonzero(kept_mask(line)) + rows.offset_S[place[line.name]] for line in read_lines(manifest)]
+    return np.sort(np.concatenate(parts))
 
 
 def labelled(rows: Rows) -> RowArray:

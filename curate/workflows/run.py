@@ -14,6 +14,7 @@ import torch
 
 from curate import durable
 from curate.errors import RunError, UsageError
+from curate.manifest.lines import manifest_digest
 from curate.pool.index import Pool, build_index
 from curate.pool.labels import LabelSource
 from curate.progress import Progress, as_stage
@@ -36,6 +37,7 @@ class Request:
         test: what names shards that are only reported on.
         max_bad: the fraction of bad samples at which the run ends.
         embeddings: also keep the embedding of every scored sample. Not in the recipe: scores are the same without.
+        within: a manifest; members are trained on what it keeps alone, everything is scored.
     """
 
     shards: Sequence[str]
@@ -48,6 +50,7 @@ class Request:
     skip_faults: bool = False
     max_bad: float = 0.1
     embeddings: bool = False
+    within: Path | None = None
 
 
 @dataclass
@@ -107,15 +110,16 @@ def _settled(request: Request, pool: Pool) -> dict[str, Any]:
         "recipe_digest": request.recipe.digest,
         "pool": pool.fingerprint,
         "val": list(request.val),
+        "within": manifest_digest(request.within) if request.within else "",
     }
     if not path.exists():
         record = {**fresh, "setting": settle(request.recipe, pool, request.out, request.device).record()}
         write_record(path, record)
     known = read_record(path)
-    for name, what in (("pool", "another pool"), ("recipe", "another recipe"), ("val", "another --val")):
-        if known[name] != fresh[name]:
+    for name, what in (("pool", "pool"), ("recipe", "recipe"), ("val", "--val"), ("within", "--within")):
+        if known.get(name, "") != fresh[name]:
             raise RunError(
-                f"{request.out} holds scores of {what}{_difference(known[name], fresh[name])}.",
+                f"{request.out} holds scores of another {what}{_difference(known.get(name, ''), fresh[name])}.",
                 hint="Choose another --out, or delete that folder.",
             )
     return known

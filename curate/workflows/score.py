@@ -31,8 +31,13 @@ from curate.workflows.run import Request, Run, described, open_run
 from curate.workflows.setting import open_pixels
 
 
-def score(request: Request, progress: Progress | None = None) -> dict[str, Any]:
+def score(request: Request, progress: Progress | None = None, *, pixels: Pixels | None = None) -> dict[str, Any]:
     """Scores a pool into `request.out`; returns the summary that it also writes there.
+
+    Args:
+        request: what to score, and how.
+        progress: who listens.
+        pixels: the pool's where they are decoded already; None to decode them.
 
     Raises:
         RunError: the folder belongs to another pool or recipe, or is in use.
@@ -45,7 +50,7 @@ def score(request: Request, progress: Progress | None = None) -> dict[str, Any]:
         run.log(event="start", setting=run.setting.record())
         progress.note(described(run))
         started = time.monotonic()
-        pixels = open_pixels(run.pool, run.setting, request.recipe, request.out / "pixels", progress)
+        pixels = pixels or open_pixels(run.pool, run.setting, request.recipe, request.out / "pixels", progress)
         bad = [BadSample(*sample) for sample in bad_samples(run.pool)]
         _check_bad(len(bad) + len(pixels.bad), run)
         train_K, val = split(run, pixels)

@@ -1,0 +1,86 @@
+"""Commands that grow a subset over iterations: build-up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from curate import console
+from curate.cli.options import (
+    Device,
+    Json,
+    LabelField,
+    LabelFrom,
+    Labels,
+    OnBadShard,
+    Recipes,
+    Sets,
+    Shards,
+    app,
+    label_source,
+    skips,
+)
+from curate.errors import UsageError
+
+CLASS_RULES = (None, "equal", "proportional")
+
+
+@app.command("build-up")
+def build_up(
+    shards: Shards,
+    schedule: Annotated[
+        str, typer.Option("--schedule", help="How much is kept after each iteration; the first is random.", metavar="F,F,…")
+    ],
+    fn: Annotated[str, typer.Option("--fn", help="The acquisition function by which the subset grows.")],
+    out: Annotated[Path, typer.Option("--out", help="The iterations' folder.", metavar="DIR")] = Path("build-up"),
+    proxy: Annotated[str, typer.Option("--proxy", help="Any timm name.")] = "",
+    recipe: Recipes = None,
+    settings: Sets = None,
+    outliers: Annotated[str, typer.Option("--outliers", help="Set aside in each iteration, of the highest scores.")] = "0",
+    first_per_class: Annotated[
+        str | None, typer.Option("--first-per-class", help="equal or proportional, of the random subset.")
+    ] = None,
+    per_class: Annotated[str | None, typer.Option("--per-class", help="equal or proportional, of what joins.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random subset.")] = 0,
+    val: Annotated[list[str] | None, typer.Option("--val", help="As in score.", metavar="FRACTION|SHARDS...")] = None,
+    test: Annotated[list[str] | None, typer.Option("--test", help="As in score.", metavar="SHARDS...")] = None,
+    label_from: LabelFrom = "cls",
+    label_field: LabelField = "",
+    labels: Labels = None,
+    on_bad_shard: OnBadShard = "fail",
+    max_bad: Annotated[float, typer.Option("--max-bad", help="Largest fraction of bad samples.")] = 0.1,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Grow a subset: train on what is kept, score everything, add the best. Resumes by itself."""
+    from curate.recipe import load_recipe
+
+    for name, rule in (("--first-per-class", first_per_class), ("--per-class", per_class)):
+        if rule not in CLASS_RULES:
+            raise UsageError(f"{name} {rule}: expected equal or proportional.")
+    given = [f"proxy.name={proxy}"] if proxy else []
+    loaded, source = load_recipe(recipe, [*(settings or []), *given]), label_source(label_from, label_field, labels)
+    from curate.workflows import build_up as work
+
+    request = work.Request(
+        shards, out, schedule.split(","), fn, loaded, source, outliers=outliers, first_per_class=first_per_class,  # type: ignore[arg-type]  # checked above
+        per_class=per_class, seed=seed, val=val or (), test=test or (), device=device,  # type: ignore[arg-type]  # checked above
+        skip_faults=skips(on_bad_shard), max_bad=max_bad,
+    )  # fmt: skip
+    with console.progress(quiet=as_json) as listener:
+        records = work.build_up(request, listener)
+    if as_json:
+        return console.show_json("build-up", {"out": str(out), "iterations": records})
+    console.show_table("Build-up", ("iteration", "kept", "trained on", "test", "digest"), map(_row, records))
+    console.say(f"manifest: {records[-1]['manifest']}")
+    console.note(f"Next: curate evaluate {records[-1]['manifest']} --test SHARDS --target NAME")
+    return None
+
+
+def _row(record: dict[str, Any]) -> tuple[str, ...]:
+    test = record.get("ensemble", {}).get("test")
+    trained = f"{record['trained']:,}" if "trained" in record else "-"
+    kept, digest = f"{record['kept']:,}", record["digest"][:8]
+    return str(record["iteration"]), kept, trained, "-" if test is None else f"{test:.2%}", digest

@@ -1,0 +1,163 @@
+"""`curate build-up`: nested, exact in size, trained on the manifest before; the same by hand; killed, it resumes."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TOY, write_tar
+
+from curate.cli import run
+from curate.manifest.algebra import kept_mask
+from curate.manifest.lines import manifest_digest, read_lines
+from curate.manifest.schema import load_head
+
+SIZES = [12, 24, 35]  # a quarter, a half and three quarters of 47, rounded half up
+RECIPE = [
+    "--proxy", "preact_resnet20", "--device", "cpu", "--set", "train.seeds=2", "--set", "train.epochs=3",
+    "--set", "train.checkpoints=2", "--set", "train.batch_size=16", "--set", "augment.translate_px=1",
+]  # fmt: skip
+GROW = ["--schedule", "0.25,0.5,0.75", "--fn", "variation_ratio", "--first-per-class", "equal", *RECIPE]
+
+
+@pytest.fixture(scope="session")
+def grown(pool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("grown") / "build-up"
+    assert run(["build-up", str(pool_folder), "--out", str(out), *GROW]) == 0
+    return out
+
+
+def kept(folder: Path) -> np.ndarray:  # type: ignore[type-arg]
+    return np.concatenate([kept_mask(line) for line in read_lines(folder)])
+
+
+def members(folder: Path) -> set[str]:
+    found = sorted(folder.glob("scores/members/*/epoch-*.safetensors"))
+    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def test_subsets_are_nested_exact_and_know_who_added_what(grown: Path) -> None:
+    masks = [kept(grown / f"iteration-{n}" / "manifest") for n in range(3)]
+    assert [int(mask.sum()) for mask in masks] == SIZES
+    assert not (masks[0] & ~masks[1]).any()
+    assert not (masks[1] & ~masks[2]).any()
+    heads = [load_head(grown / f"iteration-{n}" / "manifest") for n in range(3)]
+    assert [head.selection.iteration for head in heads] == [0, 1, 2]
+    assert [head.selection.scheme for head in heads] == ["build_up"] * 3
+    assert heads[1].selection.base == manifest_digest(grown / "iteration-0" / "manifest")
+    assert heads[0].classes.after == (4, 4, 4)
+    lines = (grown / "iteration-2" / "manifest" / "iterations.jsonl").read_text().splitlines()
+    added = [np.zeros(16, dtype=np.int64) - 1 for _ in range(3)]
+    for record in map(json.loads, lines):
+        edges = np.cumsum(record["runs"]).tolist()
+        for begin, end in zip(edges[::2], edges[1::2], strict=True):
+            added[int(record["name"][4:8])][begin:end] = record["iteration"]
+    expected = np.where(masks[0], 0, np.where(masks[1], 1, np.where(masks[2], 2, -1)))
+    assert np.array_equal(np.concatenate(added), expected)
+    assert run(["verify", str(grown / "iteration-2" / "manifest")]) == 0
+
+
+def test_members_differ_and_were_trained_on_the_manifest_before(grown: Path) -> None:
+    one, two = (members(grown / f"iteration-{n}") for n in (1, 2))
+    assert (len(one), len(two), one & two) == (4, 4, set())
+    for number in (1, 2):
+        folder = grown / f"iteration-{number}" / "scores"
+        record = json.loads((folder / "run.json").read_bytes())
+        assert record["within"] == manifest_digest(grown / f"iteration-{number - 1}" / "manifest")
+        events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        assert {event["rows"] for event in events if event["event"] == "epoch"} == {SIZES[number - 1]}
+        assert json.loads((folder / "summary.json").read_bytes())["trained"] == SIZES[number - 1]
+
+
+def test_the_same_can_be_done_by_hand(grown: Path, pool_folder: Path, tmp_path: Path) -> None:
+    first = grown / "iteration-0" / "manifest"
+    score = ["score", str(pool_folder), "--within", str(first), "--out", str(tmp_path / "s"), *RECIPE]
+    assert run(score) == 0
+    grow = ["prune", "--scores", str(tmp_path / "s"), "--base", str(first), "--fn", "variation_ratio", "--keep", "0.5"]
+    assert run([*grow, "--out", str(tmp_path / "m")]) == 0
+    assert manifest_digest(tmp_path / "m") == manifest_digest(grown / "iteration-1" / "manifest")
+
+
+def test_a_killed_build_up_ends_with_the_same_manifests(grown: Path, pool_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "build-up"
+    command = [sys.executable, "-m", "curate", "build-up", str(pool_folder), "--out", str(out), *GROW]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        if (out / "iteration-1" / "scores" / "members" / "seed-000" / "state.safetensors").exists():
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        time.sleep(0.002)
+    assert process.returncode == -signal.SIGKILL
+    assert not (out / "iteration-2").exists()
+    assert run(["build-up", str(pool_folder), "--out", str(out), *GROW]) == 0
+    for number in range(3):
+        ours, theirs = (manifest_digest(folder / f"iteration-{number}" / "manifest") for folder in (out, grown))
+        assert ours == theirs
+
+
+def test_a_schedule_may_go_on_and_nothing_else_may_change(
+    grown: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    out = tmp_path / "build-up"
+    shutil.copytree(grown, out)
+    before = (out / "iteration-2" / "scores" / "summary.json").stat().st_mtime_ns
+    longer = ["0.25,0.5,0.75,0.9" if word == "0.25,0.5,0.75" else word for word in GROW]
+    assert run(["build-up", str(pool_folder), "--out", str(out), *longer]) == 0
+    assert int(kept(out / "iteration-3" / "manifest").sum()) == 42
+    assert before <= (out / "iteration-2" / "scores" / "summary.json").stat().st_mtime_ns
+    capsys.readouterr()
+    other = ["entropy" if word == "variation_ratio" else word for word in GROW]
+    assert run(["build-up", str(pool_folder), "--out", str(out), *other]) == 1
+    assert "another fn" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--schedule", "0.5,0.2"], "does not rise"),
+        (["--schedule", "0.5,1.2"], "1.2"),
+        (["--schedule", "0.5"], "at least two"),
+        (["--schedule", "0.5,20"], "mixes"),
+        (["--schedule", "0.2,0.9", "--outliers", "0.2"], "more than all"),
+        (["--schedule", "0.2,0.4", "--fn", "variation_ration"], "Did you mean"),
+        (["--schedule", "0.2,0.4", "--first-per-class", "same"], "expected equal or proportional"),
+        (["--schedule", "0.2,0.4", "--set", "train.seeds=1", "--set", "train.checkpoints=1"], "needs 2 members"),
+    ],
+)
+def test_what_could_only_fail_after_hours_is_refused_first(
+    words: list[str], said: str, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["build-up", str(pool_folder), "--out", str(tmp_path / "b"), "--fn", "variation_ratio", *RECIPE, *words]
+    assert run(given) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "b" / "iteration-1").exists()
+
+
+def test_a_class_that_is_missing_from_the_first_subset_is_named(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["build-up", str(pool_folder), "--out", str(tmp_path / "b"), "--fn", "entropy", "--schedule", "2,20", *RECIPE]
+    assert run(given) == 2
+    assert "keeps no labelled sample of class" in capsys.readouterr().err
+
+
+def test_a_base_of_another_pool_is_refused(
+    grown: Path, toy_scores: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tar(tmp_path / "p" / "a.tar", [(f"{n}.{e}", d) for n in range(4) for e, d in (("txt", b"x"), ("cls", b"0"))])
+    assert run(["index", str(tmp_path / "p"), "--out", str(tmp_path / "i")]) == 0
+    assert run(["prune", "--index", str(tmp_path / "i"), "--fn", "random", "--keep", "0.5", "--out", str(tmp_path / "m")]) == 0
+    capsys.readouterr()
+    words = ["--fn", "entropy", "--keep", "0.5", "--scores", str(toy_scores), "--out", str(tmp_path / "n")]
+    assert run(["prune", *words, "--base", str(tmp_path / "m")]) == 1
+    assert "fingerprint" in capsys.readouterr().err
+    assert run(["prune", *words, "--base", str(grown / "iteration-2" / "manifest")]) == 2
+    assert "35" in capsys.readouterr().err
+    assert run(["score", str(pool_folder), "--within", str(tmp_path / "m"), "--out", str(tmp_path / "s"), *TOY]) == 1
