@@ -49,6 +49,16 @@ def read_foreign(path: Path, pool: Pool, score: str | None, *, with_keys: bool) 
     return Columns(tuple(np.flatnonzero(part) for part in np.split(is_scored_N, edges)), values), bad
 
 
+def unscored(pool: Pool, undecodable: Sequence[BadSample], *, with_keys: bool) -> tuple[Columns, list[BadSample]]:
+    """Returns all samples of an index that are not bad, without scores, and the bad ones."""
+    bad = [*(BadSample(*sample) for sample in bad_samples(pool)), *undecodable]
+    masks = {scan.name: np.ones(scan.samples, dtype=np.bool_) for scan in pool.scans}
+    for sample in bad:
+        masks[sample.shard][sample.ordinal] = False
+    values = _pool_columns(pool, np.concatenate(list(masks.values())), ["identity", *(["key"] if with_keys else [])])
+    return Columns(tuple(np.flatnonzero(mask_N) for mask_N in masks.values()), values), bad
+
+
 def _read(path: Path, names: Sequence[str]) -> pa.Table:
     try:
         dataset = pyarrow.dataset.dataset(path, format="parquet")

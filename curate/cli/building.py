@@ -31,14 +31,15 @@ CLASS_RULES = (None, "equal", "proportional")
 def build_up(
     shards: Shards,
     schedule: Annotated[
-        str, typer.Option("--schedule", help="How much is kept after each iteration; the first is random.", metavar="F,F,…")
+        str,
+        typer.Option("--schedule", help="Kept after each iteration; the first is random.", metavar="F,F,…"),
     ],
     fn: Annotated[str, typer.Option("--fn", help="The acquisition function by which the subset grows.")],
     out: Annotated[Path, typer.Option("--out", help="The iterations' folder.", metavar="DIR")] = Path("build-up"),
     proxy: Annotated[str, typer.Option("--proxy", help="Any timm name.")] = "",
     recipe: Recipes = None,
     settings: Sets = None,
-    outliers: Annotated[str, typer.Option("--outliers", help="Set aside in each iteration, of the highest scores.")] = "0",
+    outliers: Annotated[str, typer.Option("--outliers", help="Of the highest scores, in each iteration.")] = "0",
     first_per_class: Annotated[
         str | None, typer.Option("--first-per-class", help="equal or proportional, of the random subset.")
     ] = None,

@@ -148,6 +148,9 @@ def prune(
     never: Annotated[
         Path | None, typer.Option("--never", help="Keys never to keep, one a line.", metavar="FILE")
     ] = None,
+    base: Annotated[
+        Path | None, typer.Option("--base", help="Grow this manifest: what it keeps stays.", metavar="MANIFEST")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of --fn random and of a random start.")] = 0,
     combine: Annotated[
         str | None,
@@ -181,10 +184,10 @@ def prune(
     ):
         if value not in known:
             raise UsageError(f"{name} {value}: expected {' or '.join(filter(None, known))}.")
-    first, *others = scores or [Path("scores")]
+    folders: list[Path | None] = [*(scores or [None if index and fn == "random" else Path("scores")])]
     result = work.prune(
         work.Request(
-            scores=first, others=others, combine=combine, never_learned=never_learned,  # type: ignore[arg-type]  # checked above
+            scores=folders[0], others=(scores or [])[1:], base=base, combine=combine, never_learned=never_learned,  # type: ignore[arg-type]  # checked above
             index=index, fn=fn, keep=keep, out=out, outliers=outliers, order=order, per_class=per_class,  # type: ignore[arg-type]  # checked above
             cover=CoverRequest(start=start, start_size=start_size, partitions=partitions),
             min_per_class=min_per_class, seed=seed, always=always, never=never, keep_list=keep_list, force=force,

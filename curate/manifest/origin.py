@@ -45,9 +45,11 @@ class Origin:
         return read_foreign(self.scores, self.pool, names[0] if names else None, with_keys=False)[0]
 
 
-def made_from(scores: Path, index: Path | None, others: Sequence[Path] = ()) -> dict[str, Any]:
+def made_from(scores: Path | None, index: Path | None, others: Sequence[Path] = ()) -> dict[str, Any]:
     """Returns what `source.json` records of a manifest's making; `others` were combined with the scores."""
-    record: dict[str, Any] = {"scores": str(scores.absolute()), "curate": __version__}
+    record: dict[str, Any] = {"curate": __version__}
+    if scores:
+        record["scores"] = str(scores.absolute())
     if others:
         record["combined_with"] = [str(path.absolute()) for path in others]
     return {**record, "index": str(index.absolute())} if index else record
@@ -78,7 +80,11 @@ def find_origin(folder: Path, head: Head, scores: Path | None = None, index: Pat
         ManifestError: they are not there, or are of another pool.
     """
     source = read_source(folder)
-    found = scores or Path(source.get("scores", ""))
+    if not scores and "scores" not in source:
+        raise ManifestError(
+            f"{folder} was drawn from an index alone: it has no scores.", hint="Name scores of its pool with --scores."
+        )
+    found = scores or Path(source["scores"])
     if not (found / SUMMARY).exists() and not index:
         index = Path(source["index"]) if "index" in source and not scores else None
     if not found.exists() or not ((found / SUMMARY).exists() or (index and index.exists())):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from curate.acquisition import acquisition
 from curate.acquisition.difficulty import NeverLearned, never_learned_last
 from curate.errors import ScoreError, UsageError
-from curate.foreign import read_foreign
+from curate.foreign import read_foreign, unscored
 from curate.manifest.schema import Scored
 from curate.pool.index import Pool, load_pool
 from curate.samples import shuffled, uniform
@@ -54,8 +54,9 @@ def gather(
     never_learned: NeverLearned = "first",
     seed: int = 0,
     with_keys: bool = False,
+    undecodable: Sequence[BadSample] = (),
 ) -> Scores:
-    """Returns the scores to select by.
+    """Returns the scores to select by; of an index alone, a random order.
 
     Args:
         folders: of runs over the same pool; with `index`, what holds scores from elsewhere.
@@ -65,13 +66,16 @@ def gather(
         never_learned: where `forgetting` puts what a seed never learned.
         seed: of a random order.
         with_keys: also read the keys.
+        undecodable: beside the bad samples of an index alone.
 
     Raises:
         UsageError: an unknown function, or one that these scores do not hold; what cannot be combined.
         ScoreError: the scores are incomplete, a sample has none, or the runs are of different samples.
     """
     _check(folders, index, fn, combine, never_learned)
-    if index:
+    if index and not folders:
+        parts = [_unscored(index, fn, undecodable, seed=seed, with_keys=with_keys)]
+    elif index:
         parts = [_foreign(folder, index, fn, seed=seed, with_keys=with_keys) for folder in folders]
     else:
         seeds = _seeds(folders[0]) if combine and len(folders) == 1 else [None]
@@ -139,6 +143,16 @@ def _foreign(path: Path, index: Path, fn: str, *, seed: int, with_keys: bool) ->
     score_N = _random(columns, seed) if fn == "random" else columns.values[fn]
     scored = Scored(recipe=None, proxy="", members=0, test_accuracy=None)
     return Scores(pool, columns, score_N, None, None, bad, scored)
+
+
+def _unscored(index: Path, fn: str, undecodable: Sequence[BadSample], *, seed: int, with_keys: bool) -> Scores:
+    """Returns an index in a random order, for which nothing needs to be scored."""
+    if fn != "random":
+        raise UsageError(f"--fn {fn} needs --scores.", hint="An index alone can be pruned with --fn random.")
+    pool = load_pool(index)
+    columns, bad = unscored(pool, undecodable, with_keys=with_keys)
+    scored = Scored(recipe=None, proxy="", members=0, test_accuracy=None)
+    return Scores(pool, columns, _random(columns, seed), None, None, bad, scored)
 
 
 def _random(columns: Columns, seed: int) -> NDArray[np.float64]:

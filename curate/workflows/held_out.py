@@ -80,7 +80,7 @@ def _within(run: Run, rows: Rows) -> RowArray:
     lost = np.setdiff1d(rows.label_N[labelled_K], rows.label_N[inside_K])
     if len(lost):
         raise UsageError(
-            f"{folder} keeps no labelled sample of class {', '.join(map(str, lost[:5]))}: members would never learn it.",
+            f"{folder} keeps no labelled sample of class {', '.join(map(str, lost[:5]))}: it would not be learned.",
             hint="Keep more, or prune with --per-class or --min-per-class.",
         )
     return inside_K

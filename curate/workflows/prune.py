@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from curate.acquisition.difficulty import NeverLearned
 from curate.errors import UsageError
+from curate.manifest.iterations import ITERATIONS
 from curate.manifest.lines import find_line
 from curate.manifest.origin import made_from
 from curate.manifest.schema import ClassTable, Selection
@@ -25,6 +26,7 @@ from curate.selection.quotas import ClassRule
 from curate.selection.rank import Order
 from curate.selection.strata import KEPT, REASONS, select
 from curate.selection.strata import Selection as Selected
+from curate.workflows.base import Base, joined, open_base
 from curate.workflows.cover import CENTERS, K_CENTERS, Covered, CoverRequest, cover
 from curate.workflows.gather import FORGETTING, Scores, gather
 
@@ -45,9 +47,13 @@ class Request:
         seed: of a random order.
         always, never: files of keys, one a line, `shard TAB key` where keys repeat.
         cover: what is asked of `k_centers`.
+        base: a manifest that grows: what it keeps stays, the rest of the budget joins (Chitta et al.'s build-up).
+        undecodable: beside the index's bad samples, of an index that is pruned without scores.
+
+    Without `scores` an index alone can be pruned at random.
     """
 
-    scores: Path
+    scores: Path | None
     fn: str
     keep: str
     out: Path | None = None
@@ -65,6 +71,8 @@ class Request:
     combine: Combine | None = None
     never_learned: NeverLearned = "first"
     cover: CoverRequest = field(default_factory=CoverRequest)
+    base: Path | None = None
+    undecodable: Sequence[BadSample] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ def prune(request: Request) -> Pruned:
     lists = [_read_keys(path) for path in (request.always, request.never)]
     _check_cover(request)
     scores = gather(
-        [request.scores, *request.others],
+        [folder for folder in (request.scores, *request.others) if folder],
         request.index,
         # k-centers need no score but the random one that their start is drawn by.
         "random" if request.fn == K_CENTERS else request.fn,
@@ -102,24 +110,27 @@ def prune(request: Request) -> Pruned:
         never_learned=request.never_learned,
         seed=request.seed,
         with_keys=any(lists) or request.fn == K_CENTERS,
+        undecodable=request.undecodable,
     )
     pool, columns = scores.pool, scores.columns
     budget, aside = divide(keep, outliers, len(scores.score_N))
     always_N, never_N = (
         _on_list(keys, columns, pool, path) for keys, path in zip(lists, (request.always, request.never), strict=True)
     )
-    selection, covered = _select(request, scores, budget=budget, aside=aside, always_N=always_N, never_N=never_N)
+    base = open_base(request.base, pool) if request.base else None
+    held_N = joined(always_N, base, columns)
+    selection, covered = _select(request, scores, budget=budget, aside=aside, always_N=held_N, never_N=never_N)
     out = request.out or Path("manifests") / f"{request.fn}-{request.keep.replace('%', 'pct')}"
     digest = write_manifest(
         out,
         pool,
         _choices(pool, columns, selection.reason_N, scores.bad),
         classes=_classes(pool, columns, selection.kept_N),
-        selection=_record(request, scores, covered, budget, aside, listed=(_count(always_N), _count(never_N))),
+        selection=_record(request, scores, (covered, base), budget, aside, listed=(_count(always_N), _count(never_N))),
         scored=scores.scored,
         source=made_from(request.scores, request.index, request.others),
         keep_list=request.keep_list,
-        beside={CENTERS: covered.lines(pool, columns)} if covered else None,
+        beside=_beside(scores, selection, covered, base),
         force=request.force,
     )
     counts = selection.counts
@@ -139,6 +150,19 @@ def prune(request: Request) -> Pruned:
     )
 
 
+def _beside(
+    scores: Scores, selection: Selected, covered: Covered | None, base: Base | None
+) -> dict[str, Iterable[str]]:
+    """Returns the lines of further files: the centers in order, what each iteration added."""
+    pool, columns = scores.pool, scores.columns
+    files: dict[str, Iterable[str]] = {}
+    if covered:
+        files[CENTERS] = covered.lines(pool, columns)
+    if base:
+        files[ITERATIONS] = base.lines(pool, columns, selection.kept_N)
+    return files
+
+
 def _select(
     request: Request,
     scores: Scores,
@@ -150,7 +174,7 @@ def _select(
 ) -> tuple[Selected, Covered | None]:
     """Returns why each sample is kept or dropped, and the centers where it was by k-centers."""
     columns = scores.columns
-    if request.fn == K_CENTERS:
+    if request.fn == K_CENTERS and request.scores:
         covered = cover(
             request.cover,
             request.scores,
@@ -180,9 +204,16 @@ def _select(
 
 
 def _record(
-    request: Request, scores: Scores, covered: Covered | None, budget: int, aside: int, *, listed: tuple[int, int]
+    request: Request,
+    scores: Scores,
+    grown: tuple[Covered | None, Base | None],
+    budget: int,
+    aside: int,
+    *,
+    listed: tuple[int, int],
 ) -> Selection:
     """Returns what the manifest says of how the kept samples were chosen."""
+    covered, base = grown
     return Selection(
         fn=request.fn,
         order=request.order,
@@ -196,9 +227,9 @@ def _record(
         min_per_class=request.min_per_class,
         always=listed[0],
         never=listed[1],
-        scheme="compress",
-        iteration=0,
-        base=covered.base if covered else None,
+        scheme="build_up" if base else "compress",
+        iteration=base.iteration + 1 if base else 0,
+        base=base.digest if base else covered.base if covered else None,
         combine=request.combine,
         never_learned=request.never_learned if request.fn == FORGETTING and not request.index else None,
         cover=covered.record if covered else None,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TOY, write_tar
+from conftest import TOY, png, write_tar
 
 from curate.cli import run
 from curate.manifest.algebra import kept_mask
@@ -48,7 +48,7 @@ def test_subsets_are_nested_exact_and_know_who_added_what(grown: Path) -> None:
     assert not (masks[1] & ~masks[2]).any()
     heads = [load_head(grown / f"iteration-{n}" / "manifest") for n in range(3)]
     assert [head.selection.iteration for head in heads] == [0, 1, 2]
-    assert [head.selection.scheme for head in heads] == ["build_up"] * 3
+    assert [head.selection.scheme for head in heads] == ["compress", "build_up", "build_up"]
     assert heads[1].selection.base == manifest_digest(grown / "iteration-0" / "manifest")
     assert heads[0].classes.after == (4, 4, 4)
     lines = (grown / "iteration-2" / "manifest" / "iterations.jsonl").read_text().splitlines()
@@ -143,7 +143,17 @@ def test_what_could_only_fail_after_hours_is_refused_first(
 def test_a_class_that_is_missing_from_the_first_subset_is_named(
     pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["build-up", str(pool_folder), "--out", str(tmp_path / "b"), "--fn", "entropy", "--schedule", "2,20", *RECIPE]
+    given = [
+        "build-up",
+        str(pool_folder),
+        "--out",
+        str(tmp_path / "b"),
+        "--fn",
+        "entropy",
+        "--schedule",
+        "2,20",
+        *RECIPE,
+    ]
     assert run(given) == 2
     assert "keeps no labelled sample of class" in capsys.readouterr().err
 
@@ -151,9 +161,15 @@ def test_a_class_that_is_missing_from_the_first_subset_is_named(
 def test_a_base_of_another_pool_is_refused(
     grown: Path, toy_scores: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_tar(tmp_path / "p" / "a.tar", [(f"{n}.{e}", d) for n in range(4) for e, d in (("txt", b"x"), ("cls", b"0"))])
+    write_tar(
+        tmp_path / "p" / "a.tar",
+        [(f"{n}.{e}", d) for n in range(4) for e, d in (("png", png((9, 9, 9), n)), ("cls", b"0"))],
+    )
     assert run(["index", str(tmp_path / "p"), "--out", str(tmp_path / "i")]) == 0
-    assert run(["prune", "--index", str(tmp_path / "i"), "--fn", "random", "--keep", "0.5", "--out", str(tmp_path / "m")]) == 0
+    assert (
+        run(["prune", "--index", str(tmp_path / "i"), "--fn", "random", "--keep", "0.5", "--out", str(tmp_path / "m")])
+        == 0
+    )
     capsys.readouterr()
     words = ["--fn", "entropy", "--keep", "0.5", "--scores", str(toy_scores), "--out", str(tmp_path / "n")]
     assert run(["prune", *words, "--base", str(tmp_path / "m")]) == 1
