@@ -184,10 +184,10 @@ def prune(
     ):
         if value not in known:
             raise UsageError(f"{name} {value}: expected {' or '.join(filter(None, known))}.")
-    folders: list[Path | None] = [*(scores or [None if index and fn == "random" else Path("scores")])]
+    first = scores[0] if scores else None if index and fn == "random" else Path("scores")
     result = work.prune(
         work.Request(
-            scores=folders[0], others=(scores or [])[1:], base=base, combine=combine, never_learned=never_learned,  # type: ignore[arg-type]  # checked above
+            scores=first, others=(scores or [])[1:], base=base, combine=combine, never_learned=never_learned,  # type: ignore[arg-type]  # checked above
             index=index, fn=fn, keep=keep, out=out, outliers=outliers, order=order, per_class=per_class,  # type: ignore[arg-type]  # checked above
             cover=CoverRequest(start=start, start_size=start_size, partitions=partitions),
             min_per_class=min_per_class, seed=seed, always=always, never=never, keep_list=keep_list, force=force,
