@@ -1,4 +1,4 @@
-"""Commands that ask whether it was worth it: evaluate."""
+"""Commands that ask whether it was worth it, and whether rankings agree: evaluate, compare."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from curate.cli.options import (
 from curate.errors import UsageError
 
 EQUAL = ("epochs", "steps")
+CORRELATIONS = ("spearman", "pearson", "kendall")
 
 
 @app.command()
@@ -76,6 +77,56 @@ def evaluate(
     show_evaluation(result["rows"], markdown=markdown)
     console.note(f"Results of {result['runs']} runs: {out}/runs; the table: {out}/table.md")
     return None
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of score; of one, its seeds.")],
+    target: Annotated[
+        Path | None,
+        typer.Option("--target", help="Hold the runs, and them combined, against it.", metavar="RUN"),
+    ] = None,
+    fn: Annotated[list[str] | None, typer.Option("--fn", help="A function; may be given again [all].")] = None,
+    top: Annotated[str, typer.Option("--top", help="Overlap of so many of the highest.", metavar="F,F,…")] = "0.1,0.5",
+    epochs: Annotated[bool, typer.Option("--epochs", help="Also each traced epoch against its run's end.")] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="Also what each run cost, against the target's.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say how alike runs, proxies, seeds or epochs rank a pool."""
+    from curate.workflows.compare import Request
+    from curate.workflows.compare import compare as work
+
+    tops = tuple(top.split(","))
+    result = work(Request(runs, target, fn or (), tops, epochs=epochs))
+    if cost:
+        from curate.workflows.cost import costs_of
+
+        result["cost"] = costs_of(runs, target)
+    if as_json:
+        return console.show_json("compare", result)
+    rows = [
+        (f"{row['fn']}: {row['a']}, {row['b']}", f"{row['n']:,}", *(_figure(row[name]) for name in CORRELATIONS),
+         *(_figure(row["overlap"][one]) for one in tops))
+        for row in result["agreement"]
+    ]  # fmt: skip
+    console.show_table("Agreement", ("", "samples", *CORRELATIONS, *(f"top {one}" for one in tops)), rows)
+    if epochs:
+        traced = [
+            (f"{r['run']}: {r['fn']}, seed {r['seed']}", str(r["epoch"]), _figure(r["spearman"]))
+            for r in result["epochs"]
+        ]
+        console.show_table("Epochs against the end", ("", "epoch", "spearman"), traced)
+    if cost:
+        spent = [
+            (r["run"], r["proxy"], f"{r['seconds']:,.0f}", f"{r['flops']:.3g}", _figure(r["share"]))
+            for r in result["cost"]
+        ]
+        console.show_table("Cost", ("run", "proxy", "seconds", "flops", "of the target's"), spent)
+    return None
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.3f}"
 
 
 def show_evaluation(rows: list[dict[str, Any]], *, markdown: bool = False) -> None:

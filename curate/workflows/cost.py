@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,14 @@ def cost_of(folder: Path) -> dict[str, Any]:
         "seconds": round(seconds_spent(folder / LOG), 1),
         "flops": passes * forward_flops(spec),
     }
+
+
+def costs_of(runs: Sequence[Path], target: Path | None) -> list[dict[str, Any]]:
+    """Returns what each run cost, the target last, and the share of the target's arithmetic."""
+    folders = [*runs, *([target] if target else [])]
+    costs = [{"run": folder.absolute().name, **cost_of(folder)} for folder in folders]
+    whole = costs[-1]["flops"] if target else None
+    return [{**cost, "share": cost["flops"] / whole if whole else None} for cost in costs]
 
 
 def seconds_spent(log: Path) -> float:

@@ -1,0 +1,159 @@
+"""`curate compare`: do runs, proxies, seeds or epochs rank a pool alike? Correlations, overlap, cost.
+
+Source: Coleman et al. 2020, figures 5 and 7 to 10 (Spearman between proxy and target, and over epochs);
+the rank combination of proxies and its Pearson correlation with a target: the slides of the same authors, figure 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from curate.acquisition import ACQUISITIONS
+from curate.errors import RunError, ScoreError, UsageError, did_you_mean
+from curate.manifest.origin import Origin, open_origin
+from curate.scores import RUN, read_columns, read_record, table_path
+from curate.selection.budget import parse_keep
+from curate.selection.combine import combined
+from curate.statistics import kendall, pearson, spearman, top_overlap
+
+TRACE = "trace"
+COMBINATION = "rank combination"
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `compare` is asked to do.
+
+    Attributes:
+        runs: folders of `score` over one pool; of one alone, its seeds are compared.
+        target: a run that the others, and their rank combination, are held against.
+        fns: acquisition functions; empty for all that every run has.
+        tops: fractions or counts of the highest scores whose overlap is asked for.
+        epochs: also hold every traced epoch against the end of its run.
+    """
+
+    runs: Sequence[Path]
+    target: Path | None = None
+    fns: Sequence[str] = ()
+    tops: Sequence[str] = ("0.1", "0.5")
+    epochs: bool = False
+
+
+def compare(request: Request) -> dict[str, Any]:
+    """Returns {agreement: rows, epochs: rows}; each row names what is compared and on how many samples.
+
+    Raises:
+        UsageError: an unknown function, one run without the scores of single seeds.
+        ScoreError: runs of different pools, a function that a run has not.
+
+    Cost: O(N log N) for each function and pair; one function in memory at a time.
+    """
+    folders = [*request.runs, *([request.target] if request.target else [])]
+    origins = [open_origin(folder) for folder in folders]
+    if len({origin.pool.fingerprint for origin in origins}) > 1:
+        raise ScoreError("The runs are of different pools.", hint="Compare runs over the same shards.")
+    fns = _functions(request, origins)
+    agreement = [row for fn in fns for row in _agreement(request, origins, fn)]
+    epochs = [row for folder in request.runs for row in _epochs(folder, fns)] if request.epochs else []
+    if request.epochs and not epochs:
+        raise RunError("None of the runs has a trace.", hint="Score with --trace in another --out.")
+    return {"agreement": agreement, "epochs": epochs}
+
+
+def _functions(request: Request, origins: Sequence[Origin]) -> list[str]:
+    unknown = [fn for fn in request.fns if fn not in ACQUISITIONS]
+    if unknown:
+        raise UsageError(f"Unknown function '{unknown[0]}'.", hint=did_you_mean(unknown[0], ACQUISITIONS))
+    present = [set(pq.read_schema(table_path(o.scores, o.pool.scans[0].name)).names) for o in origins]
+    if request.fns:
+        return list(request.fns)
+    return [fn for fn in ACQUISITIONS if fn != "random" and all(fn in names for names in present)]
+
+
+def _agreement(request: Request, origins: Sequence[Origin], fn: str) -> list[dict[str, Any]]:
+    if len(origins) == 1:
+        rankings, identity_N = _of_seeds(origins[0], fn)
+    else:
+        rankings, identity_N = _of_runs(origins, fn)
+    names = list(rankings)
+    pairs = list(combinations(names, 2))
+    if request.target:
+        target = names[-1]
+        if len(names) > 2:
+            rankings[COMBINATION] = combined([rankings[name] for name in names[:-1]], "rank")
+        pairs = [(name, target) for name in rankings if name != target]
+    return [
+        {"fn": fn, "a": a, "b": b, **correlations(rankings[a], rankings[b], identity_N, request.tops)} for a, b in pairs
+    ]
+
+
+def correlations(
+    a_N: FloatArray, b_N: FloatArray, identity_N: NDArray[np.uint64], tops: Sequence[str]
+) -> dict[str, Any]:
+    """Returns {n, spearman, pearson, kendall, overlap: {top: share}} of the samples that have both scores."""
+    both_N = np.isfinite(a_N) & np.isfinite(b_N)
+    a_K, b_K, identity_K = a_N[both_N], b_N[both_N], identity_N[both_N]
+    overlap = {top: top_overlap(a_K, b_K, parse_keep(top).budget(len(a_K)), identity_K) for top in tops}
+    return {
+        "n": len(a_K), "spearman": spearman(a_K, b_K), "pearson": pearson(a_K, b_K), "kendall": kendall(a_K, b_K),
+        "overlap": overlap,
+    }  # fmt: skip
+
+
+def _of_seeds(origin: Origin, fn: str) -> tuple[dict[str, FloatArray], NDArray[np.uint64]]:
+    recipe = read_record(origin.scores / RUN)["recipe"]
+    seeds = range(recipe["train"]["seed"], recipe["train"]["seed"] + recipe["train"]["seeds"])
+    if len(seeds) < 2 or not recipe["score"]["per_seed"]:
+        raise UsageError(
+            f"{origin.scores} does not keep the scores of several seeds.",
+            hint="Name two runs, or score with --seeds 2 --per-seed.",
+        )
+    columns = origin.columns([f"{fn}@{seed}" for seed in seeds], null_is_nan=True)
+    values = {f"seed {seed}": columns.values[f"{fn}@{seed}"].astype(np.float64) for seed in seeds}
+    return values, columns.values["identity"]
+
+
+def _of_runs(origins: Sequence[Origin], fn: str) -> tuple[dict[str, FloatArray], NDArray[np.uint64]]:
+    """Returns the scores of the samples that every run has scored, in one order."""
+    parts = [origin.columns([fn], null_is_nan=True).values for origin in origins]
+    common = parts[0]["identity"]
+    for part in parts[1:]:
+        common = np.intersect1d(common, part["identity"])
+    rankings: dict[str, FloatArray] = {}
+    for origin, part in zip(origins, parts, strict=True):
+        order = np.argsort(part["identity"])
+        rows = order[np.searchsorted(part["identity"], common, sorter=order)]
+        rankings[_name(origin.scores, rankings)] = part[fn][rows].astype(np.float64)
+    return rankings, common
+
+
+def _name(folder: Path, taken: Mapping[str, object]) -> str:
+    name = folder.absolute().name
+    return name if name not in taken else str(folder)
+
+
+def _epochs(folder: Path, fns: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the rank correlation of every traced epoch with the end of the run, for each seed."""
+    origin = open_origin(folder)
+    rows = []
+    for path in sorted((folder / TRACE).glob("seed-*/epoch-*")):
+        traced = set(pq.read_schema(table_path(path, origin.pool.scans[0].name)).names)
+        for fn in [fn for fn in fns if fn in traced]:
+            # Both tables hold the same samples in the same order: those of the index that are not bad.
+            epoch_N = read_columns(path, origin.pool, [fn], bad=origin.bad, null_is_nan=True).values[fn]
+            end_N = origin.columns([fn], null_is_nan=True).values[fn]
+            both_N = np.isfinite(epoch_N) & np.isfinite(end_N)
+            rows.append({
+                "run": folder.absolute().name, "fn": fn, "seed": int(path.parent.name[-3:]),
+                "epoch": int(path.name[-3:]), "spearman": spearman(epoch_N[both_N], end_N[both_N]),
+            })  # fmt: skip
+    return rows

@@ -1,0 +1,85 @@
+"""`curate compare`: correlations of runs, seeds and epochs, against scipy; cost."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import TOY
+from scipy import stats
+
+from curate.cli import run
+
+SMALL = [*TOY[:4], "--epochs", "2", *TOY[6:]]
+
+
+@pytest.fixture(scope="session")
+def two_runs(pool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    for name, seed in (("one", 0), ("two", 7)):
+        words = ["--out", str(folder / name), *SMALL, "--set", f"train.seed={seed}", "--per-seed", "--trace"]
+        assert run(["score", str(pool_folder), *words]) == 0
+    return folder / "one", folder / "two"
+
+
+def compared(capsys: pytest.CaptureFixture[str], *words: object) -> dict:  # type: ignore[type-arg]
+    capsys.readouterr()
+    assert run(["compare", *map(str, words), "--json"]) == 0
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def column(folder: Path, name: str) -> np.ndarray:  # type: ignore[type-arg]
+    tables = [pq.read_table(path, columns=[name]) for path in sorted((folder / "tables").glob("*.parquet"))]
+    return np.concatenate([table[name].to_numpy() for table in tables])
+
+
+def test_two_runs_are_correlated_as_scipy_does(two_runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = two_runs
+    (row,) = compared(capsys, one, two, "--fn", "entropy", "--top", "0.25")["agreement"]
+    a, b = column(one, "entropy"), column(two, "entropy")
+    assert (row["a"], row["b"], row["n"]) == ("one", "two", 47)
+    for name, function in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr), ("kendall", stats.kendalltau)):
+        assert row[name] == pytest.approx(function(a, b)[0], abs=1e-6)
+    tops = [set(np.argsort(values)[-12:].tolist()) for values in (a, b)]
+    assert row["overlap"]["0.25"] == pytest.approx(len(tops[0] & tops[1]) / 12)
+
+
+def test_a_target_is_held_against_runs_and_their_rank_combination(
+    two_runs: tuple[Path, Path], toy_scores: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = compared(capsys, *two_runs, "--target", toy_scores, "--fn", "margin", "--cost")
+    assert [(row["a"], row["b"]) for row in rows["agreement"]] == [
+        ("one", "scores"), ("two", "scores"), ("rank combination", "scores"),
+    ]  # fmt: skip
+    mean = sum(stats.rankdata(-column(folder, "margin")) for folder in two_runs) / 2
+    expected = stats.pearsonr(-mean, column(toy_scores, "margin"))[0]
+    assert rows["agreement"][2]["pearson"] == pytest.approx(expected, abs=1e-6)
+    one, _, target = rows["cost"]
+    # Two epochs instead of three: two thirds of the training, all of the scoring.
+    assert one["share"] == pytest.approx((3 * 2 * 2 + 4) / (3 * 2 * 3 + 4), rel=0.02)
+    assert target["share"] == 1
+
+
+def test_one_run_is_its_seeds_and_its_epochs(two_runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    one = two_runs[0]
+    found = compared(capsys, one, "--fn", "entropy", "--fn", "forgetting", "--epochs")
+    assert [(row["a"], row["b"]) for row in found["agreement"]] == [("seed 0", "seed 1")] * 2
+    assert {(row["seed"], row["epoch"]) for row in found["epochs"]} == {(0, 1), (0, 2), (1, 1), (1, 2)}
+    assert all(-1 <= row["spearman"] <= 1 for row in found["epochs"] if row["spearman"] == row["spearman"])
+    assert run(["compare", str(one)]) == 0
+    assert "mutual_information" in capsys.readouterr().out
+
+
+def test_what_cannot_be_compared_is_refused(
+    two_runs: tuple[Path, Path], toy_scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for code, words, said in (
+        (2, [str(toy_scores)], "several seeds"),
+        (2, [*map(str, two_runs), "--fn", "entropi"], "Did you mean 'entropy'"),
+        (1, [str(tmp_path)], ""),
+        (1, [str(toy_scores), str(two_runs[0]), "--epochs", "--fn", "aum"], "trace"),
+    ):
+        capsys.readouterr()
+        assert run(["compare", *words]) == code
+        assert said in capsys.readouterr().err
