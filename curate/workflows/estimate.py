@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from curate.acquisition.dynamics import BYTES_A_ROW
 from curate.pool.index import build_index
 from curate.proxy.augment import augmented
 from curate.proxy.models import build_model, parameter_count
@@ -33,6 +34,7 @@ def estimate(request: Request) -> dict[str, Any]:
     members = train.seeds * train.checkpoints
     step, forward = _timed(plan, min(train.batch_size, max(2, pool.total)))
     pixels = pool.total * setting.size_px**2 * setting.channels
+    dynamics = BYTES_A_ROW * pool.total
     weights = 4 * parameter_count(build_model(plan.spec, seed=0))
     seconds = train.seeds * train.epochs * pool.total * step + members * pool.total * forward
     return {
@@ -45,8 +47,10 @@ def estimate(request: Request) -> dict[str, Any]:
         "epochs": train.seeds * train.epochs,
         "members": members,
         "seconds": round(seconds),
-        "memory_bytes": members * weights + (pixels if setting.store == "memory" else 0),
-        "disk_bytes": (members + 2 * train.seeds) * weights + (pixels if setting.store == "disk" else 0),
+        "memory_bytes": members * weights + dynamics + (pixels if setting.store == "memory" else 0),
+        "disk_bytes": (members + 2 * train.seeds) * weights
+        + train.seeds * dynamics
+        + (pixels if setting.store == "disk" else 0),
     }
 
 

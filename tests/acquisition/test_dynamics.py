@@ -198,6 +198,17 @@ def test_the_counts_are_those_of_the_presentations_told_one_by_one(seed):
         assert dynamics.rows["forgetting_events"][row] == sum(a and not b for a, b in pairwise(seen))
 
 
+@given(st.lists(st.integers(0, 10_000), min_size=1, max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_the_order_of_the_seeds_changes_no_more_than_last_bits(numbers):
+    seeds = [after(random_run(number)) for number in numbers]
+    forward, backward = dynamics_columns(seeds), dynamics_columns(seeds[::-1])
+    for name in forward:
+        assert forward[name] == pytest.approx(backward[name], rel=1e-12, abs=1e-12, nan_ok=True), name
+    for name in ("forgetting", "never_learned"):
+        assert np.array_equal(forward[name], sum(dynamics_columns([seed])[name] for seed in seeds), equal_nan=True)
+
+
 def test_a_restored_state_is_a_copy():
     dynamics, other = trained(CORRECT), Dynamics(6)
     other.restore(dynamics.state())
