@@ -87,6 +87,7 @@ class Score(Section):
     batch_size: Positive = 256
     per_seed: bool = False
     trace: bool = False
+    votes: bool = True
     early_epochs: Count = 20
 
 

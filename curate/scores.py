@@ -23,6 +23,7 @@ from curate.pool.index import Pool
 from curate.tables import write_table
 
 RUN, SUMMARY, BAD, TABLES, INDEX = "run.json", "summary.json", "bad.parquet", "tables", "index"
+VOTES, VOTE = "votes", "vote@"  # where the members' classes lie, and how their columns begin
 FORMAT = 1
 BAD_SCHEMA = pa.schema([("shard", pa.string()), ("ordinal", pa.int64()), ("key", pa.string()), ("reason", pa.string())])
 
@@ -36,6 +37,13 @@ def write_scores(run: Path, shard: str, columns: Mapping[str, Any]) -> None:
     """Writes one shard's table. Columns are arrays of equal length; NaN in a float column means null."""
     arrays = {name: _nullable(values) for name, values in columns.items()}
     write_table(table_path(run, shard), pa.table(arrays), {"format": FORMAT, "shard": shard})
+
+
+def write_votes(run: Path, shard: str, columns: dict[str, Any]) -> None:
+    """Moves the members' votes out of a shard's columns into a table of their own, which few commands read."""
+    votes = {name: columns.pop(name) for name in list(columns) if name.startswith(VOTE)}
+    if votes:
+        write_scores(run / VOTES, shard, {"ordinal": columns["ordinal"], **votes})
 
 
 def _nullable(values: Any) -> pa.Array:

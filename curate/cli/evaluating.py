@@ -89,6 +89,9 @@ def compare(
     fn: Annotated[list[str] | None, typer.Option("--fn", help="A function; may be given again [all].")] = None,
     top: Annotated[str, typer.Option("--top", help="Overlap of so many of the highest.", metavar="F,F,…")] = "0.1,0.5",
     epochs: Annotated[bool, typer.Option("--epochs", help="Also each traced epoch against its run's end.")] = False,
+    consensus: Annotated[
+        bool, typer.Option("--consensus", help="Also how members vote: checkpoints alike, ensembles right.")
+    ] = False,
     cost: Annotated[bool, typer.Option("--cost", help="Also what each run cost, against the target's.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -97,7 +100,12 @@ def compare(
     from curate.workflows.compare import compare as work
 
     tops = tuple(top.split(","))
-    result = work(Request(runs, target, fn or (), tops, epochs=epochs))
+    is_alone = consensus and len(runs) == 1 and target is None
+    result: dict[str, Any] = {} if is_alone else work(Request(runs, target, fn or (), tops, epochs=epochs))
+    if consensus:
+        from curate.workflows.consensus import consensus as count_votes
+
+        result["consensus"] = [{"run": folder.absolute().name, **count_votes(folder)} for folder in runs]
     if cost:
         from curate.workflows.cost import costs_of
 
@@ -107,15 +115,18 @@ def compare(
     rows = [
         (f"{row['fn']}: {row['a']}, {row['b']}", f"{row['n']:,}", *(_figure(row[name]) for name in CORRELATIONS),
          *(_figure(row["overlap"][one]) for one in tops))
-        for row in result["agreement"]
+        for row in result.get("agreement", [])
     ]  # fmt: skip
-    console.show_table("Agreement", ("", "samples", *CORRELATIONS, *(f"top {one}" for one in tops)), rows)
+    if rows:
+        console.show_table("Agreement", ("", "samples", *CORRELATIONS, *(f"top {one}" for one in tops)), rows)
     if epochs:
         traced = [
             (f"{r['run']}: {r['fn']}, seed {r['seed']}", str(r["epoch"]), _figure(r["spearman"]))
             for r in result["epochs"]
         ]
         console.show_table("Epochs against the end", ("", "epoch", "spearman"), traced)
+    for votes in result.get("consensus", []):
+        _show_consensus(votes)
     if cost:
         spent = [
             (r["run"], r["proxy"], f"{r['seconds']:,.0f}", f"{r['flops']:.3g}", _figure(r["share"]))
@@ -123,6 +134,17 @@ def compare(
         ]
         console.show_table("Cost", ("run", "proxy", "seconds", "flops", "of the target's"), spent)
     return None
+
+
+def _show_consensus(votes: dict[str, Any]) -> None:
+    rows = [(f"seed {r['seed']}", str(r["n"]), f"{r['last']:.2%}", f"{r['pair']:.2%}") for r in votes["checkpoints"]]
+    console.show_table(f"{votes['run']}: checkpoints", ("", "n", "last n agree", "n and the next agree"), rows)
+    where = ("trained", "untrained")
+    kinds = [
+        (f"{row['ensemble']} ({row['members']})", *("-" if row[w] is None else f"{row[w]:.2%}" for w in where))
+        for row in votes["ensembles"]
+    ]
+    console.show_table(f"{votes['run']}: accuracy by votes", ("ensemble", "trained on", "not trained on"), kinds)
 
 
 def _figure(value: float | None) -> str:

@@ -63,12 +63,12 @@ class VoteSums:
 
 @dataclass(frozen=True)
 class Predicted:
-    """One batch: its rows, the ensemble of all members, and that of each seed."""
+    """One batch: its rows, the ensemble of all members, that of each seed, and each member's class."""
 
     rows_B: NDArray[np.int64]
     whole: Ensemble
     by_seed: dict[int, Ensemble]
-    hits_M: NDArray[np.int64]
+    votes_MB: NDArray[np.uint16]
 
 
 def predict_shard(
@@ -100,17 +100,17 @@ def predict_shard(
             size, classes = len(rows_B), plan.spec.num_classes
             whole = VoteSums.empty(size, classes, plan.device)
             seeds = {seed: VoteSums.empty(size, classes, plan.device) for seed, _ in members if per_seed}
-            hits = []
+            votes = []
             for number, (seed, model) in enumerate(members):
                 with autocast(plan):
                     logits_BC = model(inputs).float()
                 _check_finite(logits_BC, number, pixels, rows_B)
-                hits.append(int((logits_BC.argmax(1).cpu().numpy() == label_B).sum()))
+                votes.append(logits_BC.argmax(1).cpu().numpy().astype(np.uint16))
                 whole.add(logits_BC)
                 if per_seed:
                     seeds[seed].add(logits_BC)
         by_seed = {seed: sums.ensemble(label_B) for seed, sums in seeds.items()}
-        yield Predicted(rows_B, whole.ensemble(label_B), by_seed, np.array(hits))
+        yield Predicted(rows_B, whole.ensemble(label_B), by_seed, np.stack(votes))
 
 
 def embed_shard(

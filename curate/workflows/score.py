@@ -24,7 +24,8 @@ from curate.proxy.pixels import Pixels
 from curate.proxy.predict import measured, predict_shard
 from curate.proxy.schedule import checkpoint_epochs
 from curate.proxy.training import dynamics_of, history_of, load_member, member_path, train_member
-from curate.scores import BAD, SUMMARY, BadSample, table_path, write_bad, write_record, write_scores
+from curate.recipe import Train
+from curate.scores import BAD, SUMMARY, VOTE, BadSample, table_path, write_bad, write_record, write_scores, write_votes
 from curate.workflows.embed import embed
 from curate.workflows.held_out import HeldOut, other_shards, split
 from curate.workflows.run import Request, Run, described, open_run
@@ -127,6 +128,11 @@ def _trace(run: Run, pixels: Pixels, model: nn.Module, dynamics: Dynamics, name:
         write_scores(run.request.out / "trace" / name, scan.name, columns)
 
 
+def vote_names(seeds: Sequence[int], train: Train) -> list[str]:
+    """Returns the columns of the members' votes, in the members' order."""
+    return [f"{VOTE}{seed}/{epoch}" for seed in seeds for epoch in checkpoint_epochs(train)]
+
+
 def _members(run: Run) -> list[tuple[int, nn.Module]]:
     epochs = checkpoint_epochs(run.plan.train)
     return [
@@ -146,6 +152,7 @@ def _score_shards(run: Run, pixels: Pixels, members: Sequence[tuple[int, nn.Modu
             # The list of bad samples first: the table is the marker that the shard is done.
             _bad_path(run, scan.name).parent.mkdir(parents=True, exist_ok=True)
             durable.write_json(_bad_path(run, scan.name), [vars(sample) for sample in bad])
+            write_votes(run.request.out, scan.name, columns)
             write_scores(run.request.out, scan.name, columns)
             run.log(event="shard", shard=scan.name, rows=len(columns["ordinal"]))
         run.progress.at(int(pixels.rows.offset_S[index + 1]), scan.name)
@@ -195,6 +202,8 @@ def score_columns(
         columns |= ensemble_columns(part.whole, identity_S[ordinal_B], seed=run.plan.train.seed)
         for seed, ensemble in part.by_seed.items():
             columns |= {f"{name}@{seed}": values for name, values in ensemble_columns(ensemble).items()}
+        if run.request.recipe.score.votes:
+            columns |= dict(zip(vote_names(run.seeds, run.plan.train), part.votes_MB, strict=True))
         for name, values in columns.items():
             parts.setdefault(name, []).append(values)
         run.progress.at(int(part.rows_B[-1]), run.pool.scans[index].name)

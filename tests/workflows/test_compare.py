@@ -83,3 +83,35 @@ def test_what_cannot_be_compared_is_refused(
         capsys.readouterr()
         assert run(["compare", *words]) == code
         assert said in capsys.readouterr().err
+
+
+def test_consensus_counts_the_votes_of_single_members(
+    toy_scores: Path, two_runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = compared(capsys, toy_scores, "--consensus")["consensus"][0]
+    tables = [pq.read_table(path) for path in sorted((toy_scores / "votes" / "tables").glob("*.parquet"))]
+    votes = {name: np.concatenate([t[name].to_numpy() for t in tables]) for name in tables[0].column_names}
+    label = column(toy_scores, "label")
+    assert list(votes) == ["ordinal", "vote@0/2", "vote@0/3", "vote@1/2", "vote@1/3"]
+    for row in found["checkpoints"]:
+        same = votes[f"vote@{row['seed']}/2"] == votes[f"vote@{row['seed']}/3"]
+        assert row["last"] == row["pair"] == pytest.approx(same.mean())
+    rows = {row["ensemble"]: row for row in found["ensembles"]}
+    members = [votes[name] for name in list(votes)[1:]]
+    assert rows["single"]["trained"] == pytest.approx(np.mean([(v == label).mean() for v in members]))
+    majority = np.array([np.bincount(sample).argmax() for sample in np.stack(members, 1)])
+    assert rows["combined"]["trained"] == pytest.approx((majority == label).mean())
+    assert [row["members"] for row in rows.values()] == [1, 2, 2, 4]
+    assert all(row["untrained"] is None for row in rows.values())
+    # What the votes say is what the scores of the ensemble say.
+    against = np.array([4 - np.bincount(sample).max() for sample in np.stack(members, 1)]) / 4
+    assert np.allclose(against, column(toy_scores, "variation_ratio"))
+
+
+def test_checkpoints_that_agree_all_along_are_fewer_the_more_they_are() -> None:
+    from curate.workflows.consensus import _checkpoints, plurality
+
+    votes = [np.array(v) for v in ([0, 1, 1], [0, 0, 0], [0, 1, 0], [0, 0, 1])]
+    assert [row["last"] for row in _checkpoints(0, votes)] == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    assert [row["pair"] for row in _checkpoints(0, votes)] == pytest.approx([1 / 3, 2 / 3, 1 / 3])
+    assert plurality(votes).tolist() == [0, 0, 0]

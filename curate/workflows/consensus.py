@@ -1,0 +1,109 @@
+"""What the votes of single members say: agreement of checkpoints, accuracy of ensembles of several kinds.
+
+Source: Chitta et al. 2021, figure 2 of the appendix (checkpoint consensus) and table 2 (accuracy of single
+models, seeds, checkpoints and both, on selected and unselected samples).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import UsageError
+from curate.manifest.origin import Origin, open_origin
+from curate.scores import RUN, VOTE, VOTES, read_columns, read_record
+
+VoteArray = NDArray[np.int64]
+CHUNK = 65_536
+TRAINED = "mean_loss"  # has a value for just those samples that were trained on
+
+
+def consensus(folder: Path) -> dict[str, Any]:
+    """Returns {checkpoints: rows, ensembles: rows} of a run.
+
+    `checkpoints`: for each seed and n, the share of samples to which its last n checkpoints give one class
+    (`last`), and for which checkpoint n agrees with the one before (`pair`). `ensembles`: accuracy of one
+    member, of one checkpoint of each seed, of the checkpoints of one seed, and of all, by plurality of
+    votes, on labelled samples that were trained on and on those that were not; means over what there is
+    several of.
+
+    Raises:
+        UsageError: the run keeps no votes.
+
+    Cost: one byte or two for each sample and member, read once.
+    """
+    origin = open_origin(folder)
+    names = _names(folder)
+    if not names:
+        raise UsageError(f"{folder} keeps no votes.", hint="Score with score.votes = true in another --out.")
+    columns = read_columns(folder / VOTES, origin.pool, names, bad=origin.bad)
+    votes = {name: columns.values[name].astype(np.int64) for name in names}
+    seeds = {seed: [name for name in names if name.startswith(f"{VOTE}{seed}/")] for seed in _seeds(names)}
+    checkpoints = [row for seed, own in seeds.items() for row in _checkpoints(seed, [votes[name] for name in own])]
+    return {"checkpoints": checkpoints, "ensembles": _ensembles(origin, votes, list(seeds.values()))}
+
+
+def _names(folder: Path) -> list[str]:
+    """Returns the members' columns, seeds and epochs rising."""
+    recipe = read_record(folder / RUN)["recipe"]
+    if not recipe["score"].get("votes"):
+        return []
+    train = recipe["train"]
+    first = train["epochs"] - (train["checkpoints"] - 1) * train["checkpoint_every"]
+    epochs = range(first, train["epochs"] + 1, train["checkpoint_every"])
+    seeds = range(train["seed"], train["seed"] + train["seeds"])
+    return [f"{VOTE}{seed}/{epoch}" for seed in seeds for epoch in epochs]
+
+
+def _seeds(names: Sequence[str]) -> list[int]:
+    return sorted({int(name[len(VOTE) :].split("/")[0]) for name in names})
+
+
+def _checkpoints(seed: int, votes: Sequence[VoteArray]) -> list[dict[str, Any]]:
+    rows = []
+    agree_N = np.ones(len(votes[-1]), dtype=np.bool_)
+    for back in range(2, len(votes) + 1):
+        agree_N &= votes[-back] == votes[-1]
+        pair = float((votes[-back] == votes[-back + 1]).mean())
+        rows.append({"seed": seed, "n": back, "last": float(agree_N.mean()), "pair": pair})
+    return rows
+
+
+def _ensembles(origin: Origin, votes: dict[str, VoteArray], seeds: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    columns = origin.columns(["label", TRAINED], null_is_nan=True)
+    label_N = columns.values["label"]
+    trained_N = np.isfinite(columns.values[TRAINED])
+    groups = {
+        "single": [[name] for name in votes],
+        "seeds": [[own[-1] for own in seeds]] if len(seeds) > 1 else [],
+        "checkpoints": [list(own) for own in seeds if len(own) > 1],
+        "combined": [list(votes)] if len(seeds) > 1 and len(votes) > len(seeds) else [],
+    }
+    rows = []
+    for kind, ensembles in groups.items():
+        if not ensembles:
+            continue
+        right = [plurality([votes[name] for name in members]) == label_N for members in ensembles]
+        accuracy = {
+            where: float(np.mean([r[mask_N].mean() for r in right])) if mask_N.any() else None
+            for where, mask_N in (("trained", trained_N), ("untrained", ~trained_N & (label_N >= 0)))
+        }
+        rows.append({"ensemble": kind, "members": len(ensembles[0]), "of": len(ensembles), **accuracy})
+    return rows
+
+
+def plurality(votes: Sequence[VoteArray]) -> VoteArray:
+    """Returns the class with the most votes for each sample, the lowest of equals."""
+    classes = int(max(v.max(initial=0) for v in votes)) + 1
+    winners = []
+    for at in range(0, len(votes[0]), CHUNK):
+        chunk = np.stack([v[at : at + CHUNK] for v in votes], axis=1)
+        counts = np.zeros((len(chunk), classes), dtype=np.int32)
+        for member in range(chunk.shape[1]):
+            counts[np.arange(len(chunk)), chunk[:, member]] += 1
+        winners.append(counts.argmax(1))
+    return np.concatenate(winners)
