@@ -134,7 +134,7 @@ def check(
         Path | None, typer.Option("--earlier", help="The scores that ranks are compared with.", metavar="DIR")
     ] = None,
     evaluation: Annotated[
-        Path | None, typer.Option("--evaluation", help="Saved accuracies on kept and random samples.", metavar="JSON")
+        Path | None, typer.Option("--evaluation", help="table.json of `curate evaluate`.", metavar="JSON")
     ] = None,
     scores: Scores = None,
     index: Index = None,

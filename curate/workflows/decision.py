@@ -163,7 +163,7 @@ def _cut(ranking: _Ranking, row: int, pool: Pool) -> Cut | None:
     selection, score_N = ranking.selection, ranking.score_N
     has_quotas = selection.per_class is not None or selection.min_per_class > 0
     rival_N = ranking.kept_N & (ranking.label_N == ranking.label_N[row]) if has_quotas else ranking.kept_N
-    if selection.always or not rival_N.any():  # what is kept in any case says nothing of the cut
+    if selection.always or selection.base or not rival_N.any():  # what is kept in any case says nothing of the cut
         return None
     last = last_of(np.flatnonzero(rival_N), ranking.keys)
     tie = ""
@@ -184,6 +184,8 @@ def _cut(ranking: _Ranking, row: int, pool: Pool) -> Cut | None:
 def _why_dropped(ranking: _Ranking, row: int) -> str:
     """Returns the reason of a drop, by selecting again."""
     selection, columns = ranking.selection, ranking.columns
+    if selection.base:
+        return "rank or outlier, of what the base manifest does not keep"
     if selection.always or selection.never:
         return "rank, outlier or never (the lists of keys are not saved)"
     again = select(

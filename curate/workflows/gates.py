@@ -7,7 +7,7 @@ and the docs are all read from here.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,7 @@ class Evidence:
         folder, head: the manifest.
         base: an earlier manifest.
         earlier: earlier scores of the samples.
-        evaluation: JSON with a `table` of accuracies, as `curate demo --json` prints it.
+        evaluation: saved accuracies, see `read_margins`.
         scores, index: what the manifest was made from, if it moved.
     """
 
@@ -164,41 +164,56 @@ def proxy_accuracy(evidence: Evidence) -> Measured:
 
 
 def margin_over_random(evidence: Evidence) -> Measured:
-    """Returns a target's mean accuracy on the kept samples, less that on random ones of the same size."""
+    """Returns a target's mean accuracy on the kept samples, less that on random ones of the same size.
+
+    Of several targets, the one with the smallest margin.
+    """
     assert evidence.evaluation is not None
-    rows = read_evaluation(evidence.evaluation, evidence.folder, evidence.head)
-    kept, random = rows["kept"], rows["random"]
-    spread = max(kept["spread"] or 0.0, random["spread"] or 0.0)
-    return Measured(kept["mean"] - random["mean"], f"n = {len(kept['runs'])}, spread over seeds {spread:.2%}")
+    margins = read_margins(evidence.evaluation, evidence.folder, evidence.head)
+    return min(margins, key=lambda found: float("-inf") if found.value is None else found.value)
 
 
-def read_evaluation(path: Path, folder: Path, head: Head) -> dict[str, dict[str, Any]]:
-    """Returns the rows `kept` and `random` of a saved table of accuracies.
+def read_margins(path: Path, folder: Path, head: Head) -> list[Measured]:
+    """Returns the margins over random that a saved evaluation holds of a manifest, one a target.
+
+    Args:
+        path: `table.json` of `curate evaluate`, or what `curate demo --json` printed.
+        folder, head: the manifest.
 
     Raises:
-        UsageError: it cannot be read, lacks a row, or is of another manifest.
+        UsageError: it cannot be read, lacks a figure, or is of another manifest.
     """
+    digest = manifest_digest(folder)
     try:
         document = json.loads(path.read_bytes())
-        rows = {
-            word: row for word in ("kept", "random") for row in document["table"] if row["trained_on"].startswith(word)
-        }
-        sizes = {rows["kept"]["samples"], rows["random"]["samples"]}
-        numbers = [float(rows[word]["mean"]) + len(rows[word]["runs"]) + (rows[word]["spread"] or 0) for word in rows]
+        margins = list(_of_targets(document, digest) if "rows" in document else _of_demo(document, digest, head))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"{path}: no table of accuracies on kept and random samples ({type(error).__name__}: {error}).",
-            hint='Expected a "table" of trained_on, samples, mean, spread and runs, as from `curate demo --json`.',
+            f"{path}: no accuracies on kept and random samples ({type(error).__name__}: {error}).",
+            hint="Expected table.json of `curate evaluate`, or what `curate demo --json` prints.",
         ) from error
-    if not np.isfinite(numbers).all():
+    if not margins:
+        raise UsageError(f"{path} is not of {folder}.", hint="Evaluate this manifest, or leave the gate out.")
+    if not all(found.value is None or np.isfinite(found.value) for found in margins):
         raise UsageError(f"{path}: an accuracy is not finite.", hint="Evaluate again.")
-    digest = manifest_digest(folder)
-    if document.get("digest", digest) != digest or sizes != {head.totals.kept}:
-        raise UsageError(
-            f"{path} is of another manifest ({sorted(sizes)} samples; {folder} keeps {head.totals.kept:,}).",
-            hint="Evaluate this manifest, or leave the gate out.",
-        )
-    return rows
+    return margins
+
+
+def _of_targets(document: Any, digest: str) -> Iterator[Measured]:
+    for row in document["rows"]:
+        if row["kind"] == "manifest" and row["arm"].endswith(f"-{digest[:8]}"):
+            gain = row["gain"]
+            what = f"n = {gain['n']}" if gain else "random of the same size was not run"
+            yield Measured(float(gain["mean"]) if gain else None, f"target {row['target']}, {what}")
+
+
+def _of_demo(document: Any, digest: str, head: Head) -> Iterator[Measured]:
+    rows = {word: row for word in ("kept", "random") for row in document["table"] if row["trained_on"].startswith(word)}
+    kept, random = rows["kept"], rows["random"]
+    spread = max(kept["spread"] or 0.0, random["spread"] or 0.0)
+    where = f"n = {len(kept['runs'])}, spread over seeds {spread:.2%}"
+    if document.get("digest", digest) == digest and {kept["samples"], random["samples"]} == {head.totals.kept}:
+        yield Measured(float(kept["mean"]) - float(random["mean"]), where)
 
 
 GATES: dict[str, Gate] = {

@@ -137,6 +137,34 @@ def test_an_evaluation_that_is_none_or_anothers_is_refused(manifest: Path, tmp_p
     assert run([*words, evaluation(tmp_path, 0.9, 0.9)]) == 0
 
 
+def test_the_margin_of_the_worst_target_of_an_evaluation_counts(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows as `curate evaluate` writes them, those of other arms among them."""
+
+    def rows(*gains: float | None) -> None:
+        arm = f"m-{manifest_digest(manifest)[:8]}"
+        ours = [
+            {"target": f"t{n}", "arm": arm, "kind": "manifest", "gain": None if g is None else {"mean": g, "n": 3}}
+            for n, g in enumerate(gains)
+        ]
+        others = [
+            {"target": "t0", "arm": "all", "kind": "all", "gain": None},
+            {"target": "t0", "arm": "m-00000000", "kind": "manifest", "gain": {"mean": -0.5, "n": 3}},
+        ]
+        (tmp_path / "table.json").write_text(json.dumps({"rows": [*others, *ours], "runs": 9}))
+
+    limits = gates(tmp_path, min_margin_over_random=0.01)
+    words = ["check", str(manifest), "--gates", limits, "--json", "--evaluation", str(tmp_path / "table.json")]
+    for gains, code, value in (((0.03, 0.02), 0, 0.02), ((0.03, -0.02), 3, -0.02), ((0.03, None), 3, None)):
+        rows(*gains)
+        capsys.readouterr()
+        assert run(words) == code
+        assert json.loads(capsys.readouterr().out)["gates"][0]["value"] == value
+    rows()
+    assert run(words) == 2
+
+
 def test_every_output_says_the_same(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     limits = gates(tmp_path, max_drop=0.4, min_per_class=1, max_bad=0)
     files = {name: tmp_path / name for name in ("c.md", "c.xml", "c.prom")}

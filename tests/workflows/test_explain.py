@@ -108,6 +108,19 @@ def test_a_manifest_with_lists_does_not_pretend_to_know(
     assert "lists of keys are not saved" in found["decision"]["reason"]  # type: ignore[index]
 
 
+def test_a_manifest_that_grew_from_another_says_so(
+    toy_scores: Path, tmp_path: Path, pool_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["prune", "--scores", str(toy_scores), "--fn"]
+    assert run([*words, "random", "--keep", "8", "--out", str(tmp_path / "base")]) == 0
+    assert run([*words, "entropy", "--keep", "20", "--base", str(tmp_path / "base"), "--out", str(tmp_path / "m")]) == 0
+    kept = kept_keys(tmp_path / "m", pool_folder)
+    for key in (sorted(kept)[0], *[r["key"] for r in rows_of(toy_scores) if r["key"] not in kept][:1]):
+        decision = explained(capsys, str(key), "--manifest", str(tmp_path / "m"))["decision"]
+        assert decision["state"] == ("kept" if key in kept else "dropped")  # type: ignore[index]
+        assert ("base manifest" in decision["reason"], decision["cut"]) == (key not in kept, None)  # type: ignore[index]
+
+
 def test_scores_that_changed_since_are_refused(
     toy_manifest: Path, toy_scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
