@@ -1,4 +1,4 @@
-"""Commands that grow a subset over iterations: build-up."""
+"""Commands that grow a subset round by round: build-up, and acquire where labels are still to be given."""
 
 from __future__ import annotations
 
@@ -85,3 +85,51 @@ def _row(record: dict[str, Any]) -> tuple[str, ...]:
     trained = f"{record['trained']:,}" if "trained" in record else "-"
     kept, digest = f"{record['kept']:,}", record["digest"][:8]
     return str(record["iteration"]), kept, trained, "-" if test is None else f"{test:.2%}", digest
+
+
+@app.command()
+def acquire(
+    shards: Shards,
+    schedule: Annotated[str, typer.Option("--schedule", help="Labelled after each further round.", metavar="F,F,…")],
+    fn: Annotated[str, typer.Option("--fn", help="What is labelled next: entropy, k_centers, …; random to compare.")],
+    initial: Annotated[str, typer.Option("--initial", help="Drawn at random to begin with.", metavar="F")] = "0.02",
+    out: Annotated[Path, typer.Option("--out", help="The rounds' folder.", metavar="DIR")] = Path("acquire"),
+    oracle: Annotated[bool, typer.Option("--oracle", help="The labels in the shards answer at once.")] = False,
+    proxy: Annotated[str, typer.Option("--proxy", help="Any timm name.")] = "",
+    recipe: Recipes = None,
+    settings: Sets = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random draws.")] = 0,
+    val: Annotated[list[str] | None, typer.Option("--val", help="As in score.", metavar="FRACTION|SHARDS...")] = None,
+    test: Annotated[list[str] | None, typer.Option("--test", help="As in score.", metavar="SHARDS...")] = None,
+    label_from: LabelFrom = "cls",
+    label_field: LabelField = "",
+    labels: Labels = None,
+    on_bad_shard: OnBadShard = "fail",
+    max_bad: Annotated[float, typer.Option("--max-bad", help="Largest fraction of bad samples.")] = 0.1,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Active learning: train on what is labelled, choose what to label next. Resumes by itself."""
+    from curate.recipe import load_recipe
+
+    given = [f"proxy.name={proxy}"] if proxy else []
+    loaded, source = load_recipe(recipe, [*(settings or []), *given]), label_source(label_from, label_field, labels)
+    from curate.workflows import acquire as work
+
+    request = work.Request(
+        shards, out, initial, schedule.split(","), fn, oracle, loaded, source, seed=seed, val=val or (),
+        test=test or (), device=device, skip_faults=skips(on_bad_shard), max_bad=max_bad,
+    )  # fmt: skip
+    with console.progress(quiet=as_json) as listener:
+        records = work.acquire(request, listener)
+    _show_rounds(records, out, as_json=as_json)
+
+
+def _show_rounds(records: list[dict[str, Any]], out: Path, *, as_json: bool) -> None:
+    from curate.workflows.rounds import COLUMNS, cells_of
+
+    if as_json:
+        return console.show_json("acquire", {"out": str(out), "rounds": records})
+    console.show_table("Active learning", COLUMNS, map(cells_of, records))
+    console.say(f"manifest: {records[-1]['manifest']}")
+    return None

@@ -48,8 +48,12 @@ def costs_of(runs: Sequence[Path], target: Path | None) -> list[dict[str, Any]]:
     return [{**cost, "share": cost["flops"] / whole if whole else None} for cost in costs]
 
 
-def seconds_spent(log: Path) -> float:
+def seconds_spent(log: Path, *, without: str = "") -> float:
     """Returns the time between the first and the last event of each process in a log, summed.
+
+    Args:
+        log: of a run.
+        without: a kind of event that does not count.
 
     Raises:
         RunError: missing or damaged.
@@ -58,6 +62,8 @@ def seconds_spent(log: Path) -> float:
     try:
         for line in log.read_text().splitlines():
             event = json.loads(line)
+            if event["event"] == without:
+                continue
             first, _ = spans.get(event["process"], (event["time"], 0.0))
             spans[event["process"]] = (first, event["time"])
     except (OSError, ValueError, KeyError) as error:

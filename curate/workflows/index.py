@@ -46,7 +46,7 @@ def _report(
     bad = [BadSample(*sample) for sample in bad_samples(pool)]
     if decode:
         progress.stage("decode", pool.total, "images")
-        bad += _undecodable(pool, progress)
+        bad += undecodable(pool, progress)
     classes = pool.classes
     return {
         "samples": pool.total,
@@ -66,7 +66,8 @@ def _report(
     }
 
 
-def _undecodable(pool: Pool, progress: Progress) -> list[BadSample]:
+def undecodable(pool: Pool, progress: Progress) -> list[BadSample]:
+    """Returns the samples whose image cannot be decoded, beside those that the scan found bad."""
     bad, done = [], 0
     for index, scan in enumerate(pool.scans):
         table = pool.read(index, ["key", "reason", "image_start", "image_size"])

@@ -1,0 +1,246 @@
+"""`curate acquire`: active learning. Members are trained on what is labelled so far, all is scored, the best is next.
+
+Source: Coleman et al. 2020, Selection via Proxy, section 2: the proxy is trained anew in every round, on the labels
+of that round alone. A round is `score --within`, then `prune --base`: the difference of two nested manifests is
+what is to be labelled.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from curate import durable
+from curate.acquisition import ACQUISITIONS, acquisition
+from curate.errors import RunError, UsageError
+from curate.manifest.schema import load_head
+from curate.pool.index import Pool, build_index
+from curate.pool.labels import LabelSource
+from curate.progress import Progress, Silent, as_stage
+from curate.proxy.pixels import Pixels
+from curate.recipe import Recipe
+from curate.scores import INDEX, BadSample, write_record
+from curate.selection.budget import parse_keep
+from curate.workflows import prune as pruning
+from curate.workflows.cover import K_CENTERS, CoverRequest
+from curate.workflows.index import undecodable
+from curate.workflows.rounds import MANIFEST, SELECTED, Round, write_rounds
+from curate.workflows.run import Request as RunRequest
+from curate.workflows.score import score
+from curate.workflows.setting import Setting, open_pixels, settle
+
+RECORD = "acquire.json"
+RANDOM = "random"
+# What a sample without a label can be asked.
+FUNCTIONS = (*(name for name, row in ACQUISITIONS.items() if row.needs <= {"identity", "ensemble"}), K_CENTERS)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `acquire` is asked to do.
+
+    Attributes:
+        shards: what names the pool.
+        out: the folder of the rounds: `round-N/manifest` is what is labelled in round N, `round-N/scores` what
+            members trained on that make of the pool.
+        initial: how much is drawn at random to begin with, as `--keep` takes it.
+        schedule: how much is labelled after each further round; it rises.
+        fn: one of `FUNCTIONS`.
+        oracle: the labels in the shards answer; each is unknown until its sample is chosen.
+        seed: of the first draw, and of `random`.
+    """
+
+    shards: Sequence[str]
+    out: Path
+    initial: str
+    schedule: Sequence[str]
+    fn: str
+    oracle: bool = False
+    recipe: Recipe = field(default_factory=Recipe)
+    labels: LabelSource = field(default_factory=LabelSource)
+    seed: int = 0
+    val: Sequence[str] = ()
+    test: Sequence[str] = ()
+    device: str = "auto"
+    skip_faults: bool = False
+    max_bad: float = 0.1
+
+    @property
+    def keeps(self) -> list[str]:
+        """The sizes of all rounds, as they were written."""
+        return [self.initial, *self.schedule]
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """An active learning under way: what was asked, the pool, who listens."""
+
+    request: Request
+    pool: Pool
+    progress: Progress
+
+    @cached_property
+    def setting(self) -> Setting:
+        return settle(self.request.recipe, self.pool, self.request.out, self.request.device)
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """The pool's pixels, decoded at most once and only if something is to be trained or drawn."""
+        return open_pixels(self.pool, self.setting, self.request.recipe, self.request.out / "pixels", self.progress)
+
+    @cached_property
+    def undecodable(self) -> list[BadSample]:
+        """What is never drawn, however pixels are stored; a stream finds it out only when it has passed."""
+        return undecodable(self.pool, self.progress) if self.setting.store == "stream" else list(self.pixels.bad)
+
+    def round(self, number: int) -> Round:
+        """Returns a round by its number."""
+        return Round(number, self.request.keeps[number], self.request.out / f"round-{number}")
+
+
+def acquire(request: Request, progress: Progress | None = None) -> list[dict[str, Any]]:
+    """Runs the rounds that are missing; returns a record of each, as in `rounds.json`. Kill it anywhere: it resumes.
+
+    Raises:
+        UsageError: a function that needs labels, sizes that do not rise or are more than the pool, a class that
+            is missing from the first subset: said before anything is trained.
+        RunError: the folder holds another active learning.
+    """
+    progress = progress or Silent()
+    check(request)
+    with durable.lock(request.out):
+        durable.remove_leftovers(request.out)
+        work = Acquisition(request, _index(request, progress), progress)
+        _check_labels(work)
+        _check_record(work)
+        _select(work, 0)
+        _check_sizes(work)
+        for number in range(len(request.keeps)):
+            _select(work, number)
+            if _needs_scores(request, number):
+                _score(work, number)
+            records = write_rounds(request.out, [work.round(n) for n in range(number + 1)], work.pool.total)
+        return records
+
+
+def check(request: Request) -> None:
+    """Refuses what could only fail after hours.
+
+    Raises:
+        UsageError: no size, an unknown function, one that one member cannot be asked or that needs labels.
+    """
+    keeps = [parse_keep(keep) for keep in request.keeps]
+    if request.fn not in FUNCTIONS:
+        acquisition(request.fn)
+        raise UsageError(f"'{request.fn}' needs the labels that are asked for.", hint=f"Known: {', '.join(FUNCTIONS)}.")
+    members = 1 if request.fn == K_CENTERS else acquisition(request.fn).members
+    if request.recipe.train.seeds * request.recipe.train.checkpoints < members:
+        raise UsageError(f"'{request.fn}' needs {members} members.", hint="Raise --seeds or --checkpoints.")
+    for earlier, later in pairwise(keeps):
+        if earlier.is_fraction == later.is_fraction and later.value <= earlier.value:
+            raise UsageError(
+                f"--initial {request.initial} and --schedule {','.join(request.schedule)} do not rise.",
+                hint="Such as --initial 0.02 --schedule 0.1,0.2,0.3.",
+            )
+
+
+def _index(request: Request, progress: Progress) -> Pool:
+    return build_index(
+        request.shards, request.out / INDEX, request.labels, skip_faults=request.skip_faults,
+        progress=as_stage(progress, "index", "shards"),
+    )  # fmt: skip
+
+
+def _check_labels(work: Acquisition) -> None:
+    """An oracle without an answer is none."""
+    missing = work.pool.total - work.pool.bad - sum(work.pool.classes.counts)
+    if work.request.oracle and missing:
+        raise UsageError(
+            f"--oracle: {missing:,} of {work.pool.total:,} samples have no label in the shards.",
+            hint="Leave out --oracle, or name where labels are: --label-field, --labels, --label-from folder.",
+        )
+
+
+def _check_record(work: Acquisition) -> None:
+    """What steers the choice stays; the schedule may go on."""
+    request, path = work.request, work.request.out / RECORD
+    fresh = {
+        "fn": request.fn, "seed": request.seed, "oracle": request.oracle, "val": list(request.val),
+        "recipe": request.recipe.digest, "pool": work.pool.fingerprint, "sizes": request.keeps,
+    }  # fmt: skip
+    known: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else fresh
+    changed = [name for name in fresh if name != "sizes" and known.get(name) != fresh[name]]
+    done = [keep for number, keep in enumerate(known["sizes"]) if (request.out / f"round-{number}" / MANIFEST).exists()]
+    if changed or request.keeps[: len(done)] != done:
+        raise RunError(
+            f"{request.out} holds an active learning with another {(*changed, '--initial or --schedule')[0]}.",
+            hint="Choose another --out, or the same words as before; a schedule may go on.",
+        )
+    durable.write_json(path, fresh)
+
+
+def _check_sizes(work: Acquisition) -> None:
+    """Refuses rounds that add nothing or ask for more than there is, now that it is known what can be asked for."""
+    head = load_head(work.round(0).manifest)
+    there, before = head.totals.samples - sum(head.totals.failed.values()), head.totals.kept
+    for keep in work.request.schedule:
+        size = parse_keep(keep).budget(there)
+        if size <= before:
+            raise UsageError(
+                f"--schedule {keep} is {size:,} of {there:,} samples, no more than the {before:,} before it.",
+                hint="Each round labels more than the one before.",
+            )
+        before = size
+
+
+def _needs_scores(request: Request, number: int) -> bool:
+    """Says whether members are to be trained on a round: the next one is chosen by them, or they are measured."""
+    if request.test:
+        return True
+    return request.fn != RANDOM and number + 1 < len(request.keeps)
+
+
+def _score(work: Acquisition, number: int) -> None:
+    """Trains members from scratch on what is labelled in a round, and scores everything."""
+    request, this = work.request, work.round(number)
+    if this.is_scored(with_test=bool(request.test)):
+        return
+    work.progress.note(f"Round {number}: members are trained on {this.keep} of {work.pool.total:,} samples.")
+    run = RunRequest(
+        request.shards, this.scores, request.recipe, request.labels, val=request.val, test=request.test,
+        device=request.device, skip_faults=request.skip_faults, max_bad=request.max_bad,
+        embeddings=request.fn == K_CENTERS, within=this.manifest,
+    )  # fmt: skip
+    score(run, work.progress, pixels=work.pixels)
+
+
+def _select(work: Acquisition, number: int) -> None:
+    """Writes a round's manifest: the one before it, and what is to be labelled next."""
+    this = work.round(number)
+    if this.is_selected:
+        return
+    request = _prune_request(work, number)
+    started = time.monotonic()
+    pruning.prune(request)
+    write_record(this.folder / SELECTED, {"seconds": round(time.monotonic() - started, 3)})
+
+
+def _prune_request(work: Acquisition, number: int) -> pruning.Request:
+    request, this = work.request, work.round(number)
+    before = work.round(number - 1) if number else None
+    base = before.manifest if before else None
+    if before is None or request.fn == RANDOM:
+        return pruning.Request(
+            None, RANDOM, this.keep, this.manifest, seed=request.seed, index=request.out / INDEX, base=base,
+            undecodable=work.undecodable,
+        )  # fmt: skip
+    cover = CoverRequest(start=str(before.manifest)) if request.fn == K_CENTERS else CoverRequest()
+    return pruning.Request(
+        before.scores, request.fn, this.keep, this.manifest, seed=request.seed, base=base, cover=cover
+    )  # fmt: skip
