@@ -94,6 +94,13 @@ def acquire(
     fn: Annotated[str, typer.Option("--fn", help="What is labelled next: entropy, k_centers, …; random to compare.")],
     initial: Annotated[str, typer.Option("--initial", help="Drawn at random to begin with.", metavar="F")] = "0.02",
     out: Annotated[Path, typer.Option("--out", help="The rounds' folder.", metavar="DIR")] = Path("acquire"),
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option("--answers", help="Labels of the round that waits, beside its to_label.csv.", metavar="CSV"),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option("--classes", help="All classes, one name a line.", metavar="FILE")
+    ] = None,
     oracle: Annotated[bool, typer.Option("--oracle", help="The labels in the shards answer at once.")] = False,
     proxy: Annotated[str, typer.Option("--proxy", help="Any timm name.")] = "",
     recipe: Recipes = None,
@@ -114,22 +121,33 @@ def acquire(
 
     given = [f"proxy.name={proxy}"] if proxy else []
     loaded, source = load_recipe(recipe, [*(settings or []), *given]), label_source(label_from, label_field, labels)
+    from curate.pool.classes import read_class_names
     from curate.workflows import acquire as work
 
+    if oracle and (answers or classes):
+        raise UsageError("--answers and --classes are for people, not for --oracle.")
     request = work.Request(
         shards, out, initial, schedule.split(","), fn, oracle, loaded, source, seed=seed, val=val or (),
-        test=test or (), device=device, skip_faults=skips(on_bad_shard), max_bad=max_bad,
+        test=test or (), device=device, skip_faults=skips(on_bad_shard), max_bad=max_bad, answers=answers or (),
+        classes=read_class_names(classes) if classes else (),
     )  # fmt: skip
     with console.progress(quiet=as_json) as listener:
-        records = work.acquire(request, listener)
-    _show_rounds(records, out, as_json=as_json)
+        acquired = work.acquire(request, listener)
+    _show_rounds(acquired, out, as_json=as_json)
 
 
-def _show_rounds(records: list[dict[str, Any]], out: Path, *, as_json: bool) -> None:
+def _show_rounds(acquired: Any, out: Path, *, as_json: bool) -> None:
     from curate.workflows.rounds import COLUMNS, cells_of
 
     if as_json:
-        return console.show_json("acquire", {"out": str(out), "rounds": records})
-    console.show_table("Active learning", COLUMNS, map(cells_of, records))
-    console.say(f"manifest: {records[-1]['manifest']}")
+        waiting = vars(acquired.waiting) if acquired.waiting else None
+        return console.show_json("acquire", {"out": str(out), "rounds": acquired.rounds, "waiting": waiting})
+    if acquired.rounds:
+        console.show_table("Active learning", COLUMNS, map(cells_of, acquired.rounds))
+        console.say(f"manifest: {acquired.rounds[-1]['manifest']}")
+    if acquired.waiting:
+        round_ = acquired.waiting
+        console.say(f"round {round_.number}: {round_.questions:,} samples to label: {round_.to_label}")
+        console.note(f"Pictures: {round_.pictures}/index.html; for Label Studio: {round_.pictures}/label_studio.json")
+        console.note("Next: fill in the column 'label', or name a CSV with --answers; then the same command again.")
     return None

@@ -69,8 +69,15 @@ def join_classes(counts: Mapping[str, int], names: tuple[str, ...]) -> Classes:
 def class_names(root: Path) -> tuple[str, ...]:
     """Returns the names in `classes.txt` beside the shards, one a line, by class id; empty without that file."""
     path = root / "classes.txt"
-    if not path.is_file():
-        return ()
+    return read_class_names(path) if path.is_file() else ()
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Returns the names in a file, one a line.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
     try:
         return tuple(path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:

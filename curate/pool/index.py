@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from curate.pool.tar import printable
 from curate.tables import read_metadata, read_table, write_table
 
 FORMAT = 1
+Answers = Mapping[tuple[str, str], str]
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def build_index(
     *,
     skip_faults: bool = False,
     progress: Callable[[int, int, str], None] = lambda done, total, name: None,
+    answers: Answers | None = None,
 ) -> Pool:
     """Scans every shard that is not indexed yet, then joins the pool. Returns the pool.
 
@@ -94,6 +96,8 @@ def build_index(
         labels: where labels come from.
         skip_faults: count the samples of a damaged shard as failed instead of ending.
         progress: called with shards done, shards in all and the next shard's name.
+        answers: labels of samples that have none in the shards, by (shard, key). They are no part of the
+            fingerprint, which is of the shards.
 
     Raises:
         RunError: the folder indexes other shards, or a shard changed since it was indexed.
@@ -106,6 +110,8 @@ def build_index(
         progress(done, len(found.shards), shard.name)
         scans.append(_known_scan(folder, shard) or _scan_into(folder, shard, labels, skip_faults=skip_faults))
     progress(len(found.shards), len(found.shards), "")
+    if answers:
+        scans = [_answered(folder, scan, answers) for scan in scans]
     counts = count_labels(_good_labels(folder, scans))
     classes = join_classes(counts, class_names(found.root))
     if classes.kind == "id" and not all(map(is_class_id, counts)):
@@ -165,6 +171,18 @@ def _scan_into(folder: Path, shard: Shard, labels: LabelSource, *, skip_faults: 
     scan, table = scan_shard(shard, labels, skip_faults=skip_faults)
     write_table(folder / f"{shard.name}.parquet", table, vars(scan))
     return scan
+
+
+def _answered(folder: Path, scan: Scan, answers: Answers) -> Scan:
+    """Gives samples of a shard that have no label the one that was answered."""
+    path = folder / f"{scan.name}.parquet"
+    table = read_table(path, SCHEMA.names)
+    rows = zip(table["key"].to_pylist(), table["label"].to_pylist(), strict=True)
+    labels = [answers.get((scan.name, key)) if label is None else label for key, label in rows]
+    filled = replace(scan, unlabelled=labels.count(None))
+    column = pa.array(labels, SCHEMA.field("label").type)
+    write_table(path, table.set_column(SCHEMA.get_field_index("label"), "label", column), vars(filled))
+    return filled
 
 
 def _without_names(folder: Path, scan: Scan) -> Scan:

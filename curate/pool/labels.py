@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field as default
 from pathlib import Path
+from typing import Any
 
 from curate.errors import SampleError, UsageError, did_you_mean
 from curate.pool.tar import printable
@@ -47,7 +48,7 @@ class LabelSource:
             UsageError: it holds more than one label.
         """
         if self.kind == "csv":
-            return self.table.get((shard, key), self.table.get(("", key)))
+            return self.table.get((shard, key), self.table.get(("", key))) or None
         if self.kind == "folder":
             return key.rpartition("/")[0].rpartition("/")[2] or None
         if content is None:
@@ -58,8 +59,38 @@ class LabelSource:
         return _single(text.strip(), f"{printable(shard)}: {printable(key)}") or None
 
 
+@dataclass(frozen=True)
+class LabelRow:
+    """One row of a CSV of labels.
+
+    Attributes:
+        where: file and line, for messages.
+        identity: (shard or "", key).
+        label: as it is written there, without spaces around it; empty where there is none.
+    """
+
+    where: str
+    identity: tuple[str, str]
+    label: str
+
+
 def read_label_table(path: Path) -> dict[tuple[str, str], str]:
     """Returns the labels of a CSV with the columns `key`, `label` and, where keys repeat, `shard`."""
+    table: dict[tuple[str, str], str] = {}
+    for row in read_label_rows(path):
+        if table.setdefault(row.identity, row.label) != row.label:
+            raise UsageError(
+                f"{row.where}: '{printable(row.identity[1])}' has two labels.", hint="Expected one row a key."
+            )
+    return table
+
+
+def read_label_rows(path: Path) -> list[LabelRow]:
+    """Returns the rows of a CSV with the columns `key`, `label` and, where keys repeat, `shard`.
+
+    Raises:
+        UsageError: no such file, no CSV, other columns, a label that is several.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
@@ -69,7 +100,7 @@ def read_label_table(path: Path) -> dict[tuple[str, str], str]:
                     f"{path}: expected the columns 'key' and 'label' (and 'shard' where keys repeat).",
                     hint=f"Found: {', '.join(sorted(columns)) or 'an empty file'}.",
                 )
-            return _table(rows, path)
+            return [_row(row, f"{path}, line {rows.line_num}") for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read as CSV ({error}).", hint="Expected UTF-8 text.") from error
 
@@ -85,16 +116,10 @@ def is_class_id(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 10 and int(text) < MAX_CLASSES
 
 
-def _table(rows: csv.DictReader[str], path: Path) -> dict[tuple[str, str], str]:
-    table: dict[tuple[str, str], str] = {}
-    for row in rows:
-        where = f"{path}, line {rows.line_num}"
-        if None in row or row["key"] is None or row["label"] is None:
-            raise UsageError(f"{where}: a row with another number of columns.", hint="Quote fields that hold commas.")
-        identity = (row.get("shard") or "", row["key"])
-        if table.setdefault(identity, _single(row["label"].strip(), where)) != row["label"].strip():
-            raise UsageError(f"{where}: '{printable(row['key'])}' has two labels.", hint="Expected one row a key.")
-    return table
+def _row(row: Mapping[str | Any, Any], where: str) -> LabelRow:
+    if None in row or row["key"] is None or row["label"] is None:
+        raise UsageError(f"{where}: a row with another number of columns.", hint="Quote fields that hold commas.")
+    return LabelRow(where, (row.get("shard") or "", row["key"]), _single(row["label"].strip(), where))
 
 
 def _decoded(content: bytes) -> str:

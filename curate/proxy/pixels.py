@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -77,6 +77,11 @@ def rows_of(pool: Pool) -> Rows:
     offset_S = np.concatenate([[0], np.cumsum([scan.samples for scan in pool.scans])]).astype(np.int64)
     shards = tuple(pool.shard(index) for index in range(len(pool.scans)))
     return Rows(shards, offset_S, *(np.concatenate(part) for part in (starts, sizes, labels, bad)))
+
+
+def with_labels_of(pool: Pool, rows: Rows) -> Rows:
+    """Returns the rows with the labels that an index has now; the rows may be of an earlier one."""
+    return replace(rows, label_N=np.concatenate([pool.labels(index) for index in range(len(pool.scans))]))
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,18 @@ from curate.acquisition import ACQUISITIONS, acquisition
 from curate.errors import RunError, UsageError
 from curate.manifest.schema import load_head
 from curate.pool.index import Pool, build_index
-from curate.pool.labels import LabelSource
+from curate.pool.labels import LabelSource, read_label_table
 from curate.progress import Progress, Silent, as_stage
 from curate.proxy.pixels import Pixels
 from curate.recipe import Recipe
 from curate.scores import INDEX, BadSample, write_record
 from curate.selection.budget import parse_keep
 from curate.workflows import prune as pruning
+from curate.workflows.answers import write_answers
+from curate.workflows.asking import Waiting, asked_and_answered
 from curate.workflows.cover import K_CENTERS, CoverRequest
 from curate.workflows.index import undecodable
-from curate.workflows.rounds import MANIFEST, SELECTED, Round, write_rounds
+from curate.workflows.rounds import ANSWERS, MANIFEST, SELECTED, Round, write_rounds
 from curate.workflows.run import Request as RunRequest
 from curate.workflows.score import score
 from curate.workflows.setting import Setting, open_pixels, settle
@@ -52,7 +54,10 @@ class Request:
         initial: how much is drawn at random to begin with, as `--keep` takes it.
         schedule: how much is labelled after each further round; it rises.
         fn: one of `FUNCTIONS`.
-        oracle: the labels in the shards answer; each is unknown until its sample is chosen.
+        oracle: the labels in the shards answer; each is unknown until its sample is chosen. Without it, those
+            labels are there from the beginning, and people are asked for the others.
+        answers: CSVs of labels for the round that waits, beside its own `to_label.csv`.
+        classes: the names of all classes, where they are known.
         seed: of the first draw, and of `random`.
     """
 
@@ -70,6 +75,8 @@ class Request:
     device: str = "auto"
     skip_faults: bool = False
     max_bad: float = 0.1
+    answers: Sequence[Path] = ()
+    classes: Sequence[str] = ()
 
     @property
     def keeps(self) -> list[str]:
@@ -79,7 +86,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Acquisition:
-    """An active learning under way: what was asked, the pool, who listens."""
+    """An active learning under way.
+
+    Attributes:
+        request: what was asked.
+        pool: with the labels that are in the shards.
+    """
 
     request: Request
     pool: Pool
@@ -104,13 +116,21 @@ class Acquisition:
         return Round(number, self.request.keeps[number], self.request.out / f"round-{number}")
 
 
-def acquire(request: Request, progress: Progress | None = None) -> list[dict[str, Any]]:
-    """Runs the rounds that are missing; returns a record of each, as in `rounds.json`. Kill it anywhere: it resumes.
+@dataclass(frozen=True)
+class Acquired:
+    """The finished rounds, as in `rounds.json`, and the one that waits for labels, if one does."""
+
+    rounds: list[dict[str, Any]]
+    waiting: Waiting | None = None
+
+
+def acquire(request: Request, progress: Progress | None = None) -> Acquired:
+    """Runs the rounds that are missing, until labels are to be given or all is done. Kill it anywhere: it resumes.
 
     Raises:
         UsageError: a function that needs labels, sizes that do not rise or are more than the pool, a class that
-            is missing from the first subset: said before anything is trained.
-        RunError: the folder holds another active learning.
+            is missing from the first subset: said before anything is trained. Answers that do not fit.
+        RunError: the folder holds another active learning; a round is answered in part.
     """
     progress = progress or Silent()
     check(request)
@@ -121,12 +141,16 @@ def acquire(request: Request, progress: Progress | None = None) -> list[dict[str
         _check_record(work)
         _select(work, 0)
         _check_sizes(work)
+        records = list[dict[str, Any]]()
         for number in range(len(request.keeps)):
             _select(work, number)
+            waiting = None if request.oracle else _ask(work, number)
+            if waiting:
+                return Acquired(records, waiting)
             if _needs_scores(request, number):
                 _score(work, number)
             records = write_rounds(request.out, [work.round(n) for n in range(number + 1)], work.pool.total)
-        return records
+        return Acquired(records)
 
 
 def check(request: Request) -> None:
@@ -158,12 +182,18 @@ def _index(request: Request, progress: Progress) -> Pool:
 
 
 def _check_labels(work: Acquisition) -> None:
-    """An oracle without an answer is none."""
+    """An oracle needs every answer, people need a question."""
     missing = work.pool.total - work.pool.bad - sum(work.pool.classes.counts)
     if work.request.oracle and missing:
         raise UsageError(
             f"--oracle: {missing:,} of {work.pool.total:,} samples have no label in the shards.",
             hint="Leave out --oracle, or name where labels are: --label-field, --labels, --label-from folder.",
+        )
+
+    if not work.request.oracle and not missing:
+        raise UsageError(
+            "Every sample has a label in the shards: there is nothing to ask.",
+            hint="--oracle simulates that they had none; --label-from none forgets them.",
         )
 
 
@@ -215,7 +245,7 @@ def _score(work: Acquisition, number: int) -> None:
     run = RunRequest(
         request.shards, this.scores, request.recipe, request.labels, val=request.val, test=request.test,
         device=request.device, skip_faults=request.skip_faults, max_bad=request.max_bad,
-        embeddings=request.fn == K_CENTERS, within=this.manifest,
+        embeddings=request.fn == K_CENTERS, within=this.manifest, answers=_answers(work, number + 1),
     )  # fmt: skip
     score(run, work.progress, pixels=work.pixels)
 
@@ -231,6 +261,23 @@ def _select(work: Acquisition, number: int) -> None:
     write_record(this.folder / SELECTED, {"seconds": round(time.monotonic() - started, 3)})
 
 
+def _ask(work: Acquisition, number: int) -> Waiting | None:
+    """Takes a round's answers over, or says that it waits for them."""
+    request, this = work.request, work.round(number)
+    if not this.answers.exists():
+        waiting = asked_and_answered(work.pool, this, _answers(work, number), request.classes, request.answers)
+        if waiting:
+            return waiting
+    write_answers(request.out / ANSWERS, _answers(work, len(request.keeps)))
+    return None
+
+
+def _answers(work: Acquisition, rounds: int) -> dict[tuple[str, str], str]:
+    """Returns what people answered in the first rounds, of those that are finished."""
+    files = [work.round(number).answers for number in range(rounds)]
+    return {identity: label for path in files if path.exists() for identity, label in read_label_table(path).items()}
+
+
 def _prune_request(work: Acquisition, number: int) -> pruning.Request:
     request, this = work.request, work.round(number)
     before = work.round(number - 1) if number else None
@@ -238,7 +285,7 @@ def _prune_request(work: Acquisition, number: int) -> pruning.Request:
     if before is None or request.fn == RANDOM:
         return pruning.Request(
             None, RANDOM, this.keep, this.manifest, seed=request.seed, index=request.out / INDEX, base=base,
-            undecodable=work.undecodable,
+            undecodable=work.undecodable, labelled=before is None and not request.oracle,
         )  # fmt: skip
     cover = CoverRequest(start=str(before.manifest)) if request.fn == K_CENTERS else CoverRequest()
     return pruning.Request(

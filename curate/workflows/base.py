@@ -61,7 +61,9 @@ def open_base(folder: Path, pool: Pool) -> Base:
     """
     head = load_whole(folder)
     check_pool(pool, folder, head)
-    if (head.classes.kind, head.classes.names) != (pool.classes.kind, tuple(pool.classes.names)):
+    # Labels that were given since may have added classes.
+    same_kind = head.classes.kind in ("none", pool.classes.kind)
+    if not same_kind or not set(head.classes.names) <= set(pool.classes.names):
         raise UsageError(
             f"{folder} has other classes than the scores ({head.classes.kind}, {len(head.classes.before)}).",
             hint="Score with the same --label-from, --label-field or --labels.",

@@ -49,6 +49,7 @@ class Request:
         cover: what is asked of `k_centers`.
         base: a manifest that grows: what it keeps stays, the rest of the budget joins (Chitta et al.'s build-up).
         undecodable: beside the index's bad samples, of an index that is pruned without scores.
+        labelled: what has a label is kept in any case, and where that is more than `keep`, nothing else is.
 
     Without `scores` an index alone can be pruned at random.
     """
@@ -73,6 +74,7 @@ class Request:
     cover: CoverRequest = field(default_factory=CoverRequest)
     base: Path | None = None
     undecodable: Sequence[BadSample] = ()
+    labelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,9 @@ def prune(request: Request) -> Pruned:
     always_N, never_N = (
         _on_list(keys, columns, pool, path) for keys, path in zip(lists, (request.always, request.never), strict=True)
     )
+    if request.labelled:
+        always_N = columns.values["label"] >= 0
+        budget = max(budget, int(always_N.sum()))
     base = open_base(request.base, pool) if request.base else None
     held_N = joined(always_N, base, columns)
     selection, covered = _select(request, scores, budget=budget, aside=aside, always_N=held_N, never_N=never_N)

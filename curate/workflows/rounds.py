@@ -14,7 +14,7 @@ from curate.scores import SUMMARY, read_record
 from curate.workflows.cost import seconds_spent
 from curate.workflows.run import LOG
 
-MANIFEST, SCORES, SELECTED = "manifest", "scores", "selected.json"
+MANIFEST, SCORES, SELECTED, ANSWERS = "manifest", "scores", "selected.json", "labels.csv"
 JSON, MARKDOWN = "rounds.json", "rounds.md"
 COLUMNS = (
     "round",
@@ -43,6 +43,11 @@ class Round:
     @property
     def scores(self) -> Path:
         return self.folder / SCORES
+
+    @property
+    def answers(self) -> Path:
+        """What people answered, whole: it is written once nothing is left to ask."""
+        return self.folder / ANSWERS
 
     @property
     def is_selected(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -15,7 +16,7 @@ import torch
 from curate import durable
 from curate.errors import RunError, UsageError
 from curate.manifest.lines import manifest_digest
-from curate.pool.index import Pool, build_index
+from curate.pool.index import Answers, Pool, build_index
 from curate.pool.labels import LabelSource
 from curate.progress import Progress, as_stage
 from curate.proxy.training import Plan
@@ -38,6 +39,7 @@ class Request:
         max_bad: the fraction of bad samples at which the run ends.
         embeddings: also keep the embedding of every scored sample. Not in the recipe: scores are the same without.
         within: a manifest; members are trained on what it keeps alone, everything is scored.
+        answers: labels of samples that have none in the shards, by (shard, key).
     """
 
     shards: Sequence[str]
@@ -51,6 +53,7 @@ class Request:
     max_bad: float = 0.1
     embeddings: bool = False
     within: Path | None = None
+    answers: Answers = field(default_factory=dict)
 
 
 @dataclass
@@ -94,6 +97,7 @@ def open_run(request: Request, progress: Progress) -> Run:
         request.labels,
         skip_faults=request.skip_faults,
         progress=as_stage(progress, "index", "shards"),
+        answers=request.answers,
     )
     _check_classes(pool)
     record = _settled(request, pool)
@@ -111,18 +115,31 @@ def _settled(request: Request, pool: Pool) -> dict[str, Any]:
         "pool": pool.fingerprint,
         "val": list(request.val),
         "within": manifest_digest(request.within) if request.within else "",
+        "answers": _digest(request.answers),
     }
     if not path.exists():
         record = {**fresh, "setting": settle(request.recipe, pool, request.out, request.device).record()}
         write_record(path, record)
     known = read_record(path)
-    for name, what in (("pool", "pool"), ("recipe", "recipe"), ("val", "--val"), ("within", "--within")):
+    for name, what in (
+        ("pool", "pool"),
+        ("recipe", "recipe"),
+        ("val", "--val"),
+        ("within", "--within"),
+        ("answers", "answers"),
+    ):
         if known.get(name, "") != fresh[name]:
             raise RunError(
                 f"{request.out} holds scores of another {what}{_difference(known.get(name, ''), fresh[name])}.",
                 hint="Choose another --out, or delete that folder.",
             )
     return known
+
+
+def _digest(answers: Answers) -> str:
+    """Returns BLAKE2b-128 of what was answered, whatever the order; empty for nothing."""
+    text = json.dumps(sorted([*identity, label] for identity, label in answers.items()))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest() if answers else ""
 
 
 def _difference(old: Any, new: Any) -> str:

@@ -20,7 +20,7 @@ from curate.acquisition.dynamics import Dynamics
 from curate.errors import TooMuchBadDataError
 from curate.pool.index import bad_samples
 from curate.progress import Progress, Silent
-from curate.proxy.pixels import Pixels
+from curate.proxy.pixels import Pixels, with_labels_of
 from curate.proxy.predict import measured, predict_shard
 from curate.proxy.schedule import checkpoint_epochs
 from curate.proxy.training import dynamics_of, history_of, load_member, member_path, train_member
@@ -52,6 +52,7 @@ def score(request: Request, progress: Progress | None = None, *, pixels: Pixels 
         progress.note(described(run))
         started = time.monotonic()
         pixels = pixels or open_pixels(run.pool, run.setting, request.recipe, request.out / "pixels", progress)
+        pixels.rows = with_labels_of(run.pool, pixels.rows)
         bad = [BadSample(*sample) for sample in bad_samples(run.pool)]
         _check_bad(len(bad) + len(pixels.bad), run)
         train_K, val = split(run, pixels)

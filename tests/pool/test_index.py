@@ -98,6 +98,23 @@ def test_a_label_table_names_the_wrong_line(tmp_path: Path) -> None:
         read_label_table(tmp_path / "l.csv")
 
 
+def test_an_empty_label_in_a_table_is_none(tmp_path: Path) -> None:
+    write_tar(tmp_path / "p" / "x.tar", [("a.png", IMAGE), ("b.png", IMAGE)])
+    (tmp_path / "l.csv").write_text("key,label\na,cat\nb,\n")
+    pool = index(tmp_path / "p", tmp_path / "i", LabelSource("csv", table=read_label_table(tmp_path / "l.csv")))
+    assert (pool.classes.names, pool.labels(0).tolist(), pool.unlabelled) == (("cat",), [0, -1], 1)
+
+
+def test_answers_fill_in_what_has_no_label_and_leave_the_fingerprint_as_it_is(tmp_path: Path) -> None:
+    write_tar(tmp_path / "p" / "x.tar", [("a.png", IMAGE), ("a.cls", b"cat"), ("b.png", IMAGE), ("c.png", IMAGE)])
+    before = index(tmp_path / "p", tmp_path / "i")
+    answers = {("x.tar", "a"): "dog", ("x.tar", "b"): "dog", ("y.tar", "c"): "dog"}
+    pool = build_index([str(tmp_path / "p")], tmp_path / "j", LabelSource(), answers=answers)
+    assert (pool.classes.names, pool.classes.counts) == (("cat", "dog"), (1, 1))
+    assert (pool.labels(0).tolist(), pool.unlabelled) == ([0, 1, -1], 1)
+    assert pool.fingerprint == before.fingerprint
+
+
 def test_a_shard_that_changed_since_the_scan_is_refused(tmp_path: Path) -> None:
     write_tar(tmp_path / "p" / "x.tar", [("a.png", IMAGE), ("a.cls", b"0")])
     index(tmp_path / "p", tmp_path / "i")

@@ -1,0 +1,173 @@
+"""What a person is given to label: a CSV to fill in, pictures to look at, and the same as Label Studio tasks.
+
+Nothing that a shard calls a sample becomes a file's name or markup, and no byte of an image is passed on: it is
+decoded here and encoded again, small.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image
+
+from curate import durable
+from curate.errors import SampleError
+from curate.pool.images import decode, native_side
+from curate.pool.index import Answers, Pool
+from curate.pool.tar import printable
+from curate.proxy.pixels import read_images, rows_of
+from curate.workflows.answers import (
+    Question,
+    as_csv,
+    asked_of,
+    check_all_answered,
+    check_first_labels,
+    read_answers,
+    vocabulary,
+    write_answers,
+)
+from curate.workflows.rounds import Round
+
+TO_LABEL, PICTURES = "to_label.csv", "pictures"
+PAGE, TASKS, CONFIG, IMAGES = "index.html", "label_studio.json", "label_studio.xml", "images"
+PICTURE_PX, QUALITY = 224, 90
+HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="script-src 'none'">
+<title>{title}</title>
+<style>
+body {{ font-family: sans-serif }}
+main {{ display: flex; flex-wrap: wrap; gap: 1em }}
+figure {{ margin: 0; width: 224px; overflow-wrap: anywhere }}
+img {{ width: 224px; height: 224px; image-rendering: pixelated }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>In the order of to_label.csv.</p>
+<main>
+"""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A round that people have to answer before there is another one."""
+
+    number: int
+    questions: int
+    to_label: Path
+    pictures: Path
+
+
+def asked_and_answered(
+    pool: Pool, this: Round, before: Answers, classes: Sequence[str], files: Sequence[Path]
+) -> Waiting | None:
+    """Asks for the labels that a round's manifest lacks; takes the answers over once all are there.
+
+    Args:
+        pool: with the labels in the shards.
+        this: the round; its `labels.csv` is written when it is answered.
+        before: the answers of the rounds before.
+        classes: the names of all classes, where they are known.
+        files: CSVs of answers beside the round's `to_label.csv`.
+
+    Returns:
+        The round, if nobody has answered yet.
+
+    Raises:
+        UsageError: answers that do not fit; nothing is taken over.
+        RunError: only a part is answered.
+    """
+    words = vocabulary(pool, classes, before, is_first=this.number == 0)
+    asked = asked_of(pool, this.manifest, before)
+    path, pictures = this.folder / TO_LABEL, this.folder / PICTURES
+    if not path.exists():
+        durable.remove_leftovers(this.folder)
+        title = f"Round {this.number}: {len(asked.questions):,} samples to label"
+        _write_pictures(pictures, pool, asked.questions, words.names, title)
+        # Last: it says that the rest is there. Once there it is people's, and never written again.
+        durable.write_bytes(path, as_csv((question.shard, question.key, "") for question in asked.questions))
+    answers = read_answers([path, *files], asked, words)
+    if asked.questions and not answers:
+        return Waiting(this.number, len(asked.questions), path, pictures)
+    check_all_answered(this.number, asked, answers, [path, *files])
+    if this.number == 0:
+        check_first_labels(words, {*asked.known.values(), *answers.values()})
+    write_answers(this.answers, answers)
+    return None
+
+
+def _write_pictures(out: Path, pool: Pool, questions: Sequence[Question], classes: Sequence[str], title: str) -> None:
+    build = out.parent / f".{out.name}.{os.getpid()}.tmp"
+    (build / IMAGES).mkdir(parents=True)
+    try:
+        with (build / PAGE).open("w", encoding="utf-8") as page, (build / TASKS).open("w") as tasks:
+            page.write(HEAD.format(title=html.escape(title)))
+            tasks.write("[")
+            for number, (question, picture) in enumerate(_pictures(pool, questions)):
+                name = f"{IMAGES}/{number:06d}.jpg"
+                (build / name).write_bytes(picture)
+                page.write(_figure(name, question))
+                tasks.write(("," if number else "") + "\n" + _task(picture, question))
+            tasks.write("\n]\n")
+            page.write("</main>\n</body>\n</html>\n")
+        if classes:
+            (build / CONFIG).write_text(_config(classes), encoding="utf-8")
+        durable.replace_folder(build, out)
+    finally:
+        shutil.rmtree(build, ignore_errors=True)
+
+
+def _pictures(pool: Pool, questions: Sequence[Question]) -> Iterator[tuple[Question, bytes]]:
+    rows = rows_of(pool)
+    for place, group in groupby(questions, key=lambda question: question.place):
+        own = list(group)
+        row_K = rows.offset_S[place] + np.array([question.ordinal for question in own])
+        for question, (_, data) in zip(own, read_images(rows, place, row_K), strict=True):
+            yield question, _picture(data)
+
+
+def _picture(data: bytes) -> bytes:
+    """Returns the middle of an image as a small JPEG; a grey square for one that cannot be decoded."""
+    try:
+        image = Image.fromarray(decode(data, size_px=min(PICTURE_PX, native_side(data)[0]), channels=3))
+    except SampleError:
+        image = Image.new("RGB", (1, 1), (128, 128, 128))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=QUALITY, subsampling=0)
+    return out.getvalue()
+
+
+def _figure(name: str, question: Question) -> str:
+    shard, key = (html.escape(printable(text)) for text in question.identity)
+    return f'<figure><img src="{name}" alt="" loading="lazy"><figcaption>{key}<br>{shard}</figcaption></figure>\n'
+
+
+def _task(picture: bytes, question: Question) -> str:
+    image = f"data:image/jpeg;base64,{base64.standard_b64encode(picture).decode()}"
+    return json.dumps({"data": {"image": image, "shard": question.shard, "key": question.key}})
+
+
+def _config(classes: Sequence[str]) -> str:
+    """Returns a labelling configuration whose CSV export has the columns of `to_label.csv`."""
+    view = ElementTree.Element("View")
+    ElementTree.SubElement(view, "Image", name="image", value="$image")
+    choices = ElementTree.SubElement(view, "Choices", name="label", toName="image", choice="single")
+    for name in classes:
+        ElementTree.SubElement(choices, "Choice", value=printable(name))
+    ElementTree.indent(view)
+    text: str = ElementTree.tostring(view, encoding="unicode")
+    return text + "\n"
