@@ -1,10 +1,11 @@
-"""Writes docs/cli.md, docs/consumers.md and docs/manifest.schema.json anew: python -m tests.regenerate"""
+"""Writes docs/cli.md, docs/consumers.md, docs/manifest.schema.json and docs/tables.md anew: python -m tests.regenerate"""
 
 from pathlib import Path
 
 from curate.cli.reference import reference
 from curate.manifest.guide import guide
 from curate.manifest.schema import json_schema
+from tests.tables import tables
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -12,3 +13,4 @@ if __name__ == "__main__":
     (DOCS / "cli.md").write_text(reference())
     (DOCS / "consumers.md").write_text(guide())
     (DOCS / "manifest.schema.json").write_text(json_schema())
+    (DOCS / "tables.md").write_text(tables())

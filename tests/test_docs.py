@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TOY
+from tables import tables
 from tars import contents, kept_keys
 
 from curate.acquisition import ACQUISITIONS
@@ -32,6 +33,10 @@ def test_the_command_reference_is_the_programs() -> None:
 
 def test_the_guide_of_consumers_is_the_tables() -> None:
     assert (ROOT / "docs" / "consumers.md").read_text() == guide()
+
+
+def test_the_tables_are_those_of_the_runs() -> None:
+    assert (ROOT / "docs" / "tables.md").read_text() == tables()
 
 
 def test_the_readme_has_two_commands_for_the_set_up() -> None:

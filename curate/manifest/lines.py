@@ -139,6 +139,10 @@ def read_head(folder: Path) -> dict[str, Any]:
 def read_source(folder: Path) -> dict[str, Any]:
     """Returns the unhashed `source.json`: `root`, where the shards were, and what the manifest was made from."""
     path = folder / SOURCE
+    if not path.exists() and (folder / HEAD).exists():
+        raise ManifestError(
+            f"{folder} does not say where its shards lie ({SOURCE} is missing).", hint="Give their folder with --root."
+        )
     with _reading(path):
         source = json.loads(path.read_bytes())
         return {**source, "root": Path(source["root"])}
