@@ -20,6 +20,7 @@ from benchmarks.training import plan_of
 from curate.progress import Silent
 from curate.proxy.models import build_model
 from curate.proxy.pixels import StoredPixels
+from curate.proxy.predict import Voters
 from curate.proxy.training import Plan, autocast, normalised
 from curate.recipe import Recipe
 from curate.workflows.run import Request, Run
@@ -29,9 +30,10 @@ from curate.workflows.setting import Setting
 MEMBERS, BATCH = 8, 256
 
 
-def score_all(run: Run, pixels: StoredPixels, members: list[tuple[int, torch.nn.Module]]) -> int:
+def score_all(run: Run, pixels: StoredPixels, members: Voters) -> int:
     """Scores every shard as `curate score` does; returns the number of samples."""
-    return sum(len(score_columns(run, pixels, members, i)["ordinal"]) for i in range(len(run.pool.scans)))
+    columns = score_columns(run, pixels, members, range(len(run.pool.scans)))
+    return sum(len(own["ordinal"]) for _, own in columns)
 
 
 def forward_all(plan: Plan, batches: list[torch.Tensor], members: list[tuple[int, torch.nn.Module]]) -> None:

@@ -1,12 +1,14 @@
-"""All members look at each batch once; what remains of a batch is its running sums.
+"""All members look at each batch; what remains of a batch is its running sums.
 
-Memory is that of one batch, whatever the number of members, samples and classes together.
+Members come one after the other and each sees a whole block of batches, so that memory is that of one
+member and one block, whatever the number of members and samples; nothing is decoded twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +20,18 @@ from curate.errors import ScoreError
 from curate.proxy.pixels import Pixels
 from curate.proxy.training import Plan, autocast, normalised
 from curate.samples import IdentityArray
+
+Part = TypeVar("Part")
+
+BLOCK_BYTES = {"cpu": 64 << 20, "cuda": 2 << 30}  # enough that reading a member is little beside its forward passes
+
+
+class Voters(Protocol):
+    """Members in order, as (seed, network in evaluation mode); one is used up before the next is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[int, nn.Module]]: ...
 
 
 @dataclass
@@ -71,46 +85,116 @@ class Predicted:
     votes_MB: NDArray[np.uint16]
 
 
-def predict_shard(
+@dataclass
+class _Batch:
+    """A batch on the device, with its sums so far."""
+
+    rows_B: NDArray[np.int64]
+    label_B: NDArray[np.int32]
+    inputs: Tensor
+    whole: VoteSums
+    by_seed: dict[int, VoteSums]
+    votes: list[NDArray[np.uint16]] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        sums = [self.whole, *self.by_seed.values()]
+        return sum(t.nbytes for t in (self.inputs, *(t for s in sums for t in (s.probs_BC, s.entropy_B, s.votes_BC))))
+
+    def add(self, seed: int, logits_BC: Tensor) -> None:
+        self.votes.append(logits_BC.argmax(1).cpu().numpy().astype(np.uint16))
+        self.whole.add(logits_BC)
+        if seed in self.by_seed:
+            self.by_seed[seed].add(logits_BC)
+
+    def predicted(self) -> Predicted:
+        by_seed = {seed: sums.ensemble(self.label_B) for seed, sums in self.by_seed.items()}
+        return Predicted(self.rows_B, self.whole.ensemble(self.label_B), by_seed, np.stack(self.votes))
+
+
+def predict(
     plan: Plan,
-    members: Sequence[tuple[int, nn.Module]],
+    members: Voters,
     pixels: Pixels,
-    index: int,
+    shards: Iterable[int],
     *,
     batch_size: int,
-    per_seed: bool = False,
-) -> Iterator[Predicted]:
-    """Yields what the members say of one shard, batch by batch, on plain images.
+    seeds: Sequence[int] = (),
+    progress: Callable[[int], None] = lambda row: None,
+) -> Iterator[tuple[int, Predicted | None]]:
+    """Yields (shard, what the members say of a batch of it) on plain images, and (shard, None) at a shard's end.
 
     Args:
         plan: normalisation, precision, device.
-        members: (seed, network in evaluation mode).
+        members: read once for each block of batches.
         pixels: where the rows' pixels come from.
-        index: which shard.
+        shards: which, in order.
         batch_size: samples at once; part of what decides the last bits.
-        per_seed: also sum up each seed's members alone.
+        seeds: those whose members are also summed up alone.
+        progress: called with the row up to which all would be done if members were done one batch at a time.
 
     Raises:
         ScoreError: a member's prediction is not finite; names the member and the sample.
+
+    Cost: members x samples forward passes; `BLOCK_BYTES` of memory, or one batch if that is more.
     """
-    for rows_B, pixels_B in pixels.in_order(index, batch_size=batch_size):
-        label_B = pixels.rows.label_N[rows_B]
-        with torch.inference_mode():
-            inputs = normalised(pixels_B, plan)
-            size, classes = len(rows_B), plan.spec.num_classes
-            whole = VoteSums.empty(size, classes, plan.device)
-            seeds = {seed: VoteSums.empty(size, classes, plan.device) for seed, _ in members if per_seed}
-            votes = []
-            for number, (seed, model) in enumerate(members):
-                with autocast(plan):
-                    logits_BC = model(inputs).float()
-                _check_finite(logits_BC, number, pixels, rows_B)
-                votes.append(logits_BC.argmax(1).cpu().numpy().astype(np.uint16))
-                whole.add(logits_BC)
-                if per_seed:
-                    seeds[seed].add(logits_BC)
-        by_seed = {seed: sums.ensemble(label_B) for seed, sums in seeds.items()}
-        yield Predicted(rows_B, whole.ensemble(label_B), by_seed, np.stack(votes))
+
+    def prepared() -> Iterator[tuple[int, _Batch | None]]:
+        for index in shards:
+            for rows_B, pixels_B in pixels.in_order(index, batch_size=batch_size):
+                yield index, _prepared(plan, pixels, rows_B, pixels_B, seeds)
+            yield index, None
+
+    for block in in_blocks(prepared(), lambda part: part[1].bytes if part[1] else 0, BLOCK_BYTES[_kind(plan)]):
+        _vote(plan, members, [batch for _, batch in block if batch], pixels, progress)
+        yield from ((index, batch.predicted() if batch else None) for index, batch in block)
+        block.clear()  # before the next block is built
+
+
+def _vote(
+    plan: Plan, members: Voters, batches: Sequence[_Batch], pixels: Pixels, progress: Callable[[int], None]
+) -> None:
+    if not batches:
+        return
+    first, last = int(batches[0].rows_B[0]), int(batches[-1].rows_B[-1]) + 1
+    for number, (seed, model) in enumerate(members):
+        for batch in batches:
+            batch.add(seed, _logits(plan, model, batch, number, pixels))
+        progress(first + (last - first) * (number + 1) // len(members))
+
+
+def _kind(plan: Plan) -> str:
+    return plan.device.partition(":")[0]
+
+
+def _prepared(
+    plan: Plan, pixels: Pixels, rows_B: NDArray[np.int64], pixels_B: NDArray[np.uint8], seeds: Sequence[int]
+) -> _Batch:
+    size, classes = len(rows_B), plan.spec.num_classes
+    whole, *own = (VoteSums.empty(size, classes, plan.device) for _ in range(1 + len(seeds)))
+    label_B = pixels.rows.label_N[rows_B]
+    return _Batch(rows_B, label_B, normalised(pixels_B, plan), whole, dict(zip(seeds, own, strict=True)))
+
+
+def _logits(plan: Plan, model: nn.Module, batch: _Batch, number: int, pixels: Pixels) -> Tensor:
+    with torch.inference_mode():
+        with autocast(plan):
+            logits_BC: Tensor = model(batch.inputs).float()
+        _check_finite(logits_BC, number, pixels, batch.rows_B)
+        return logits_BC
+
+
+def in_blocks(parts: Iterable[Part], size: Callable[[Part], int], limit: int) -> Iterator[list[Part]]:
+    """Yields parts in blocks; a block ends as soon as it reaches the limit."""
+    block, total = list[Part](), 0
+    for part in parts:
+        block.append(part)
+        total += size(part)
+        if total >= limit:
+            yield block
+            block, total = [], 0
+    if block:
+        yield block
 
 
 def embed_shard(
@@ -150,41 +234,56 @@ class Accuracy:
     per_class: list[float]
 
 
-def measured(
-    plan: Plan, members: Sequence[tuple[int, nn.Module]], pixels: Pixels, rows_K: NDArray[np.int64], *, batch_size: int
-) -> Accuracy:
+@dataclass
+class _Held:
+    """A batch of labelled samples on the device, with the sum of the predictions so far."""
+
+    label_B: Tensor
+    inputs: Tensor
+    total: Tensor
+
+    @property
+    def bytes(self) -> int:
+        return self.inputs.nbytes + self.total.nbytes
+
+    def hits(self, plan: Plan, model: nn.Module) -> int:
+        """Adds one member's prediction; returns how often it is right."""
+        with torch.inference_mode():
+            with autocast(plan):
+                probs_BC = model(self.inputs).float().softmax(1)
+            self.total += probs_BC
+            return int((probs_BC.argmax(1) == self.label_B).sum())
+
+    def right_labels(self) -> NDArray[np.int64]:
+        return self.label_B[self.total.argmax(1) == self.label_B].cpu().numpy()
+
+
+def measured(plan: Plan, members: Voters, pixels: Pixels, rows_K: NDArray[np.int64], *, batch_size: int) -> Accuracy:
     """Returns the accuracy of each member and of their mean prediction over labelled rows."""
-    chosen = np.zeros(len(pixels.rows), dtype=np.bool_)
-    chosen[rows_K] = True
     hits_M, hits_C = np.zeros(len(members)), np.zeros(plan.spec.num_classes)
-    for index in range(len(pixels.rows.shards)):
-        for rows_B, pixels_B in pixels.in_order(index, batch_size=batch_size):
-            keep_B = chosen[rows_B]
-            if keep_B.any():
-                label_B = pixels.rows.label_N[rows_B[keep_B]]
-                right_MB, right_B = _right(plan, members, pixels_B[keep_B], label_B)
-                hits_M += right_MB.sum(1)
-                np.add.at(hits_C, label_B[right_B], 1)
+    held = _held(plan, pixels, rows_K, batch_size)
+    for block in in_blocks(held, lambda batch: batch.bytes, BLOCK_BYTES[_kind(plan)]):
+        for number, (_, model) in enumerate(members):
+            hits_M[number] += sum(batch.hits(plan, model) for batch in block)
+        for batch in block:
+            np.add.at(hits_C, batch.right_labels(), 1)
+        block.clear()
     count_C = np.bincount(pixels.rows.label_N[rows_K], minlength=plan.spec.num_classes)
     per_class = np.divide(hits_C, count_C, out=np.ones_like(hits_C), where=count_C > 0)
     size = max(1, len(rows_K))
     return Accuracy((hits_M / size).tolist(), float(hits_C.sum() / size), per_class.tolist())
 
 
-def _right(
-    plan: Plan, members: Sequence[tuple[int, nn.Module]], pixels_B: NDArray[np.uint8], label_B: NDArray[np.int32]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Returns where each member is right, shape (M, B), and where their mean prediction is."""
-    labels = torch.from_numpy(label_B).long().to(plan.device)
-    right, total = [], torch.zeros((), device=plan.device)
-    with torch.inference_mode():
-        inputs = normalised(pixels_B, plan)
-        for _, model in members:
-            with autocast(plan):
-                probs_BC = model(inputs).float().softmax(1)
-            right.append((probs_BC.argmax(1) == labels).cpu().numpy())
-            total = total + probs_BC
-    return np.stack(right), (total.argmax(1) == labels).cpu().numpy()
+def _held(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64], batch_size: int) -> Iterator[_Held]:
+    chosen = np.zeros(len(pixels.rows), dtype=np.bool_)
+    chosen[rows_K] = True
+    for index in range(len(pixels.rows.shards)):
+        for rows_B, pixels_B in pixels.in_order(index, batch_size=batch_size):
+            keep_B = chosen[rows_B]
+            if keep_B.any():
+                label_B = torch.from_numpy(pixels.rows.label_N[rows_B[keep_B]]).long().to(plan.device)
+                total = torch.zeros(len(label_B), plan.spec.num_classes, device=plan.device)
+                yield _Held(label_B, normalised(pixels_B[keep_B], plan), total)
 
 
 def _check_finite(logits_BC: Tensor, number: int, pixels: Pixels, rows_B: NDArray[np.int64]) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from curate import durable
 from curate.acquisition.dynamics import STATE as DYNAMICS_STATE
 from curate.acquisition.dynamics import Dynamics
-from curate.errors import RunError, UsageError
+from curate.errors import RunError
 from curate.proxy.augment import augmented
 from curate.proxy.models import ModelSpec, build_model
 from curate.proxy.pixels import Pixels
@@ -255,22 +255,3 @@ def save_member(path: Path, model: nn.Module, plan: Plan, *, seed: int, epoch: i
 
 def _plain(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return ((name, tensor.detach().cpu().contiguous()) for name, tensor in model.state_dict().items())
-
-
-def load_member(path: Path, plan: Plan) -> nn.Module:
-    """Returns a member in evaluation mode on the device.
-
-    Raises:
-        RunError: the file is missing or damaged.
-        UsageError: it holds another network.
-    """
-    try:
-        state = load_file(path)
-    except Exception as error:  # safetensors raises many kinds for a damaged file; all mean the same
-        raise RunError(f"{path}: cannot be read as a member ({error}).", hint="Delete it and score again.") from error
-    model = build_model(plan.spec, seed=0)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise UsageError(f"{path}: holds another network than {plan.spec.name}.", hint=str(error)[:200]) from error
-    return model.to(plan.device).eval()

@@ -19,10 +19,11 @@ from curate.errors import RunError, UsageError
 from curate.manifest.lines import read_lines, read_root
 from curate.pool.labels import LabelSource
 from curate.progress import Progress, Silent
+from curate.proxy.members import Member, Members
 from curate.proxy.models import check_name, forward_flops
 from curate.proxy.pixels import Pixels
 from curate.proxy.predict import measured
-from curate.proxy.training import Plan, load_member, member_path, train_member
+from curate.proxy.training import Plan, member_path, train_member
 from curate.recipe import Recipe, Train
 from curate.workflows.arms import Arm, arms_of
 from curate.workflows.cost import TRAIN_PASSES, cost_of
@@ -193,8 +194,10 @@ def _run_cell(
     for member in range(request.members):
         seed = first + member * MEMBER_STRIDE
         _train(plan, pixels, rows_K, seed, work / str(member), progress)
-        members.append((seed, load_member(member_path(work / str(member), plan.train.epochs), plan)))
-    accuracy = measured(plan, members, test.pixels, test.good_K, batch_size=request.recipe.score.batch_size)
+        members.append(Member(seed, plan.train.epochs, member_path(work / str(member), plan.train.epochs)))
+    accuracy = measured(
+        plan, Members(plan, members), test.pixels, test.good_K, batch_size=request.recipe.score.batch_size
+    )
     steps = plan.train.epochs * -(-len(rows_K) // plan.train.batch_size)
     result = {
         "target": cell.target, "arm": cell.arm.name, "kind": cell.arm.kind, "label": cell.arm.label,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from curate.acquisition.dynamics import Dynamics
 from curate.errors import TooMuchBadDataError
 from curate.pool.index import bad_samples
 from curate.progress import Progress, Silent
+from curate.proxy.members import Member, Members
 from curate.proxy.pixels import Pixels, with_labels_of
-from curate.proxy.predict import measured, predict_shard
+from curate.proxy.predict import Predicted, Voters, measured, predict
 from curate.proxy.schedule import checkpoint_epochs
-from curate.proxy.training import dynamics_of, history_of, load_member, member_path, train_member
+from curate.proxy.training import dynamics_of, history_of, member_path, train_member
 from curate.recipe import Train
+from curate.samples import IdentityArray
 from curate.scores import BAD, SUMMARY, VOTE, BadSample, table_path, write_bad, write_record, write_scores, write_votes
 from curate.workflows.embed import embed
 from curate.workflows.held_out import HeldOut, other_shards, split
@@ -58,12 +60,12 @@ def score(request: Request, progress: Progress | None = None, *, pixels: Pixels 
         train_K, val = split(run, pixels)
         for seed in run.seeds:
             _train(run, pixels, train_K, seed)
-        members = _members(run)
+        members = Members(run.plan, _members(run))
         _score_shards(run, pixels, members)
         if request.embeddings:
             # The last member of the first seed: the end of one whole training.
-            last = checkpoint_epochs(run.plan.train)[-1]
-            embed(run, pixels, members[run.plan.train.checkpoints - 1][1], seed=run.seeds[0], epoch=last)
+            last = members.members[run.plan.train.checkpoints - 1]
+            embed(run, pixels, members.load(last), seed=last.seed, epoch=last.epoch)
         bad += _all_bad(run)
         _check_bad(len(bad), run)
         write_bad(request.out / BAD, bad)
@@ -109,24 +111,20 @@ def _train(run: Run, pixels: Pixels, rows_K: NDArray[np.int64], seed: int) -> No
 def _trace(run: Run, pixels: Pixels, model: nn.Module, dynamics: Dynamics, name: str) -> None:
     """Writes entropy and correctness of every sample after an epoch, on the plain image, and forgetting so far."""
     model.eval()
-    for index, scan in enumerate(run.pool.scans):
-        so_far = dynamics.of_rows(*pixels.rows.offset_S[index : index + 2].tolist())
-        parts = [
-            (
-                part.rows_B - pixels.rows.offset_S[index],
-                ACQUISITIONS["entropy"].function(part.whole),
-                part.whole.errors_B,
-            )
-            for part in predict_shard(
-                run.plan, [(0, model)], pixels, index, batch_size=run.request.recipe.score.batch_size
-            )
-        ]
-        if not parts:
-            continue  # a shard of bad samples alone
-        ordinal_N, entropy_N, errors_N = (np.concatenate(column) for column in zip(*parts, strict=True))
-        columns = {"ordinal": ordinal_N, "entropy": entropy_N, "correct": errors_N == 0}
-        columns |= {f.__name__: f(so_far)[ordinal_N] for f in (forgetting, never_learned)}
-        write_scores(run.request.out / "trace" / name, scan.name, columns)
+    out, batch_size = run.request.out / "trace" / name, run.request.recipe.score.batch_size
+    parts = list[tuple[NDArray[Any], ...]]()
+    for index, part in predict(run.plan, [(0, model)], pixels, range(len(run.pool.scans)), batch_size=batch_size):
+        first, last = pixels.rows.offset_S[index : index + 2].tolist()
+        if part:
+            entropy_B = ACQUISITIONS["entropy"].function(part.whole)
+            parts.append((part.rows_B - first, entropy_B, np.asarray(part.whole.errors_B)))
+        elif parts:  # else a shard of bad samples alone
+            ordinal_N, entropy_N, errors_N = (np.concatenate(column) for column in zip(*parts, strict=True))
+            columns = {"ordinal": ordinal_N, "entropy": entropy_N, "correct": errors_N == 0}
+            so_far = dynamics.of_rows(first, last)
+            columns |= {f.__name__: f(so_far)[ordinal_N] for f in (forgetting, never_learned)}
+            write_scores(out, run.pool.scans[index].name, columns)
+            parts = []
 
 
 def vote_names(seeds: Sequence[int], train: Train) -> list[str]:
@@ -134,29 +132,30 @@ def vote_names(seeds: Sequence[int], train: Train) -> list[str]:
     return [f"{VOTE}{seed}/{epoch}" for seed in seeds for epoch in checkpoint_epochs(train)]
 
 
-def _members(run: Run) -> list[tuple[int, nn.Module]]:
+def _members(run: Run) -> list[Member]:
     epochs = checkpoint_epochs(run.plan.train)
-    return [
-        (seed, load_member(member_path(run.folder(seed), epoch), run.plan)) for seed in run.seeds for epoch in epochs
-    ]
+    return [Member(seed, epoch, member_path(run.folder(seed), epoch)) for seed in run.seeds for epoch in epochs]
 
 
-def _score_shards(run: Run, pixels: Pixels, members: Sequence[tuple[int, nn.Module]]) -> None:
+def _score_shards(run: Run, pixels: Pixels, members: Members) -> None:
     run.progress.stage(f"score with {len(members)} members", run.pool.total, "images")
-    for index, scan in enumerate(run.pool.scans):
-        marker = table_path(run.request.out, scan.name)
-        if not marker.exists() or not _bad_path(run, scan.name).exists():
-            columns = score_columns(run, pixels, members, index)
-            columns |= _learned(run, pixels, index, columns["ordinal"])
-            before = {(bad.shard, bad.ordinal) for bad in bad_samples_of(run, index)}
-            bad = [b for b in pixels.bad if b.shard == scan.name and (b.shard, b.ordinal) not in before]
-            # The list of bad samples first: the table is the marker that the shard is done.
-            _bad_path(run, scan.name).parent.mkdir(parents=True, exist_ok=True)
-            durable.write_json(_bad_path(run, scan.name), [vars(sample) for sample in bad])
-            write_votes(run.request.out, scan.name, columns)
-            write_scores(run.request.out, scan.name, columns)
-            run.log(event="shard", shard=scan.name, rows=len(columns["ordinal"]))
-        run.progress.at(int(pixels.rows.offset_S[index + 1]), scan.name)
+    todo = [index for index, scan in enumerate(run.pool.scans) if not _is_scored(run, scan.name)]
+    for index, columns in score_columns(run, pixels, members, todo):
+        name = run.pool.scans[index].name
+        columns |= _learned(run, pixels, index, columns["ordinal"])
+        before = {(bad.shard, bad.ordinal) for bad in bad_samples_of(run, index)}
+        bad = [b for b in pixels.bad if b.shard == name and (b.shard, b.ordinal) not in before]
+        # The list of bad samples first: the table is the marker that the shard is done.
+        _bad_path(run, name).parent.mkdir(parents=True, exist_ok=True)
+        durable.write_json(_bad_path(run, name), [vars(sample) for sample in bad])
+        write_votes(run.request.out, name, columns)
+        write_scores(run.request.out, name, columns)
+        run.log(event="shard", shard=name, rows=len(columns["ordinal"]))
+    run.progress.at(run.pool.total, "")
+
+
+def _is_scored(run: Run, shard: str) -> bool:
+    return table_path(run.request.out, shard).exists() and _bad_path(run, shard).exists()
 
 
 def _bad_path(run: Run, shard: str) -> Path:
@@ -176,47 +175,44 @@ def _all_bad(run: Run) -> list[BadSample]:
 
 
 def score_columns(
-    run: Run,
-    pixels: Pixels,
-    members: Sequence[tuple[int, nn.Module]],
-    index: int,
-) -> dict[str, Any]:
-    """Returns the columns of one shard's score table: identity, prediction, every acquisition function.
+    run: Run, pixels: Pixels, members: Voters, shards: Iterable[int]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields each shard with the columns of its score table: identity, prediction, every acquisition function.
 
     A shard of bad samples alone has an empty table without scores.
     """
-    table = run.pool.read(index, ["key", "identity"])
-    first = int(pixels.rows.offset_S[index])
-    identity_S = table["identity"].to_numpy()
+    options = run.request.recipe.score
+    predicted = predict(
+        run.plan, members, pixels, shards, batch_size=options.batch_size,
+        seeds=run.seeds if options.per_seed else (), progress=run.progress.at,
+    )  # fmt: skip
     parts: dict[str, list[NDArray[Any]]] = {}
-    for part in predict_shard(
-        run.plan,
-        members,
-        pixels,
-        index,
-        batch_size=run.request.recipe.score.batch_size,
-        per_seed=run.request.recipe.score.per_seed,
-    ):
-        ordinal_B = part.rows_B - first
-        columns: dict[str, NDArray[Any]] = {"ordinal": ordinal_B, "label": pixels.rows.label_N[part.rows_B]}
-        columns["prediction"] = part.whole.mean_probs_BC.argmax(1).astype(np.int32)
-        columns |= ensemble_columns(part.whole, identity_S[ordinal_B], seed=run.plan.train.seed)
-        for seed, ensemble in part.by_seed.items():
-            columns |= {f"{name}@{seed}": values for name, values in ensemble_columns(ensemble).items()}
-        if run.request.recipe.score.votes:
-            columns |= dict(zip(vote_names(run.seeds, run.plan.train), part.votes_MB, strict=True))
-        for name, values in columns.items():
-            parts.setdefault(name, []).append(values)
-        run.progress.at(int(part.rows_B[-1]), run.pool.scans[index].name)
-    parts = parts or {"ordinal": [np.array([], dtype=np.int64)]}
-    whole = {name: np.concatenate(values) for name, values in parts.items()}
-    ordinal_N = whole.pop("ordinal")
-    return {
-        "ordinal": ordinal_N,
-        "key": table["key"].take(ordinal_N).combine_chunks(),
-        "identity": identity_S[ordinal_N],
-        **whole,
-    }
+    known = -1
+    for index, part in predicted:
+        if index != known:
+            table, known = run.pool.read(index, ["key", "identity"]), index
+            identity_S = table["identity"].to_numpy()
+        if part:
+            for name, values in _batch_columns(run, part, int(pixels.rows.offset_S[index]), identity_S).items():
+                parts.setdefault(name, []).append(values)
+            continue
+        whole = {name: np.concatenate(values) for name, values in parts.items()}
+        parts = {}
+        ordinal_N = whole.pop("ordinal", np.array([], dtype=np.int64))
+        key = table["key"].take(ordinal_N).combine_chunks()
+        yield index, {"ordinal": ordinal_N, "key": key, "identity": identity_S[ordinal_N], **whole}
+
+
+def _batch_columns(run: Run, part: Predicted, first: int, identity_S: IdentityArray) -> dict[str, NDArray[Any]]:
+    ordinal_B = part.rows_B - first
+    columns: dict[str, NDArray[Any]] = {"ordinal": ordinal_B, "label": np.asarray(part.whole.labels_B)}
+    columns["prediction"] = part.whole.mean_probs_BC.argmax(1).astype(np.int32)
+    columns |= ensemble_columns(part.whole, identity_S[ordinal_B], seed=run.plan.train.seed)
+    for seed, ensemble in part.by_seed.items():
+        columns |= {f"{name}@{seed}": values for name, values in ensemble_columns(ensemble).items()}
+    if run.request.recipe.score.votes:
+        columns |= dict(zip(vote_names(run.seeds, run.plan.train), part.votes_MB, strict=True))
+    return columns
 
 
 def _learned(run: Run, pixels: Pixels, index: int, ordinal_N: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
@@ -233,11 +229,10 @@ def _learned(run: Run, pixels: Pixels, index: int, ordinal_N: NDArray[np.int64])
 
 
 def _summary(
-    run: Run, members: Sequence[tuple[int, nn.Module]], bad: Sequence[BadSample], val: HeldOut | None, *, trained: int
+    run: Run, members: Members, bad: Sequence[BadSample], val: HeldOut | None, *, trained: int
 ) -> dict[str, Any]:
     """Returns what the run came to: counts, members and their accuracies. No times: equal runs are equal."""
-    epochs = checkpoint_epochs(run.plan.train)
-    records: list[dict[str, float]] = [{"seed": seed, "epoch": epoch} for seed in run.seeds for epoch in epochs]
+    records: list[dict[str, float]] = [{"seed": one.seed, "epoch": one.epoch} for one in members.members]
     ensemble: dict[str, float] = {}
     test = other_shards(run, "test") if run.request.test else None
     for name, held in (("val", val), ("test", test)):

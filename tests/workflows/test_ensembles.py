@@ -1,0 +1,37 @@
+"""Members of a run: however many there are, one is in memory; whatever the blocks, the scores are the same."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import TOY
+from test_score_and_prune import digests
+
+from curate.cli import run
+from curate.proxy import predict
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+def test_blocks_of_any_size_give_the_same_bytes(
+    toy_scores: Path, pool_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    out = tmp_path / "scores"
+    shutil.copytree(toy_scores, out)
+    before = digests(out)
+    for path in out.glob("tables/*0[12].tar.parquet"):
+        path.unlink()
+    monkeypatch.setattr(predict, "BLOCK_BYTES", {"cpu": size, "cuda": size})
+    assert run(["score", str(pool_folder), "--out", str(out), *TOY]) == 0
+    assert digests(out) == before
+
+
+def test_a_member_that_does_not_load_is_named(
+    toy_scores: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "scores"
+    shutil.copytree(toy_scores, out)
+    (out / "tables" / "toy-0002.tar.parquet").unlink()
+    member = out / "members" / "seed-001" / "epoch-002.safetensors"
+    member.write_bytes(member.read_bytes()[:1000])
+    assert run(["score", str(pool_folder), "--out", str(out), *TOY]) == 1
+    assert "seed-001/epoch-002.safetensors: cannot be read as a member" in capsys.readouterr().err
