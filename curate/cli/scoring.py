@@ -123,7 +123,7 @@ def _show_scores(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:
 
 @app.command()
 def prune(
-    keep: Annotated[str, typer.Option("--keep", help="A fraction (0.8, 80%) of the scored samples, or a count.")],
+    keep: Annotated[str, typer.Option("--keep", help="A fraction (0.8, 80%) of the scored samples, a count, or auto.")],
     fn: Annotated[str, typer.Option("--fn", help="The acquisition function, higher is kept first; or k_centers.")],
     scores: Annotated[
         list[Path] | None,
@@ -148,6 +148,12 @@ def prune(
     never: Annotated[
         Path | None, typer.Option("--never", help="Keys never to keep, one a line.", metavar="FILE")
     ] = None,
+    curve: Annotated[
+        Path, typer.Option("--curve", help="Of --keep auto: what curate evaluate measured.", metavar="DIR")
+    ] = Path("evaluation"),
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", min=0, max=1, help="Of --keep auto: accuracy that may be lost.")
+    ] = 0.003,
     base: Annotated[
         Path | None, typer.Option("--base", help="Grow this manifest: what it keeps stays.", metavar="MANIFEST")
     ] = None,
@@ -187,7 +193,8 @@ def prune(
     first = scores[0] if scores else None if index and fn == "random" else Path("scores")
     result = work.prune(
         work.Request(
-            scores=first, others=(scores or [])[1:], base=base, combine=combine, never_learned=never_learned,  # type: ignore[arg-type]  # checked above
+            scores=first, others=(scores or [])[1:], base=base, curve=curve, tolerance=tolerance,
+            combine=combine, never_learned=never_learned,  # type: ignore[arg-type]  # checked above
             index=index, fn=fn, keep=keep, out=out, outliers=outliers, order=order, per_class=per_class,  # type: ignore[arg-type]  # checked above
             cover=CoverRequest(start=start, start_size=start_size, partitions=partitions),
             min_per_class=min_per_class, seed=seed, always=always, never=never, keep_list=keep_list, force=force,

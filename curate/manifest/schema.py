@@ -73,6 +73,24 @@ class Cover(Model):
     member_epoch: Count
 
 
+class CurvePoint(Model):
+    """What a target reached with one fraction."""
+
+    target: str
+    keep: str
+    samples: Count
+    runs: Count = Field(description="seeds behind the figures")
+    accuracy: float = Field(description="mean on the test set, in [0, 1]")
+    loss: float = Field(description="mean difference to all the data, paired by seed")
+
+
+class Curve(Model):
+    """The measured curve that `--keep auto` chose from."""
+
+    tolerance: float
+    points: tuple[CurvePoint, ...]
+
+
 class Selection(Model):
     """How the kept samples were chosen."""
 
@@ -100,6 +118,8 @@ class Selection(Model):
         default=None, description="where `forgetting` puts what a seed never learned"
     )
     cover: Cover | None = Field(default=None, description="of `k_centers`: how well the kept samples cover the others")
+
+    curve: Curve | None = Field(default=None, description="of `--keep auto`: what the fraction was chosen by")
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

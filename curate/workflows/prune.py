@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from curate.errors import UsageError
 from curate.manifest.iterations import ITERATIONS
 from curate.manifest.lines import find_line
 from curate.manifest.origin import made_from
-from curate.manifest.schema import ClassTable, Selection
+from curate.manifest.schema import ClassTable, Curve, Selection
 from curate.manifest.write import Choice, write_manifest
 from curate.pool.index import Pool
 from curate.pool.tar import printable
@@ -29,6 +29,7 @@ from curate.selection.strata import Selection as Selected
 from curate.workflows.base import Base, joined, open_base
 from curate.workflows.cover import CENTERS, K_CENTERS, Covered, CoverRequest, cover
 from curate.workflows.gather import FORGETTING, Scores, gather
+from curate.workflows.keep_curve import AUTO, keep_from
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,12 @@ class Request:
         combine: how several runs, or the seeds of one, become one score.
         never_learned: where `forgetting` puts what was never learned.
         out: the manifest's folder, None for `manifests/<fn>-<keep>`.
-        keep, outliers: as written on the command line.
+        keep, outliers: as written on the command line; keep "auto" is chosen from a measured curve.
         seed: of a random order.
         always, never: files of keys, one a line, `shard TAB key` where keys repeat.
         cover: what is asked of `k_centers`.
+        curve: the folder of an evaluation, for keep "auto".
+        tolerance: of accuracy, for keep "auto".
         base: a manifest that grows: what it keeps stays, the rest of the budget joins (Chitta et al.'s build-up).
         undecodable: beside the index's bad samples, of an index that is pruned without scores.
         labelled: what has a label is kept in any case, and where that is more than `keep`, nothing else is.
@@ -72,6 +75,9 @@ class Request:
     combine: Combine | None = None
     never_learned: NeverLearned = "first"
     cover: CoverRequest = field(default_factory=CoverRequest)
+    curve: Path = Path("evaluation")
+    tolerance: float = 0.003
+    evidence: Curve | None = None
     base: Path | None = None
     undecodable: Sequence[BadSample] = ()
     labelled: bool = False
@@ -90,6 +96,7 @@ class Pruned:
     failed: int
     first_shard: str
     cover: Mapping[str, Any] | None = None
+    keep: str = ""
 
 
 def prune(request: Request) -> Pruned:
@@ -100,6 +107,9 @@ def prune(request: Request) -> Pruned:
         ScoreError: the scores are incomplete, or a sample has none.
         RunError: another manifest lies at `out`.
     """
+    if request.keep == AUTO:
+        chosen, evidence = keep_from(request.curve, request.fn, request.tolerance)
+        return prune(replace(request, keep=chosen, evidence=evidence))
     keep, outliers = parse_keep(request.keep), parse_outliers(request.outliers)
     lists = [_read_keys(path) for path in (request.always, request.never)]
     _check_cover(request)
@@ -152,6 +162,7 @@ def prune(request: Request) -> Pruned:
         len(scores.bad),
         first,
         cover=covered.record.model_dump() if covered else None,
+        keep=request.keep,
     )
 
 
@@ -238,6 +249,7 @@ def _record(
         combine=request.combine,
         never_learned=request.never_learned if request.fn == FORGETTING and not request.index else None,
         cover=covered.record if covered else None,
+        curve=request.evidence,
     )
 
 

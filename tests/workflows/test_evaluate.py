@@ -147,3 +147,37 @@ def test_a_damaged_result_is_named(
     assert path.name in capsys.readouterr().err
     shutil.rmtree(path.parent)
     assert evaluate(toy_manifest, test_folder, out, "--seeds", "1") == 0
+
+
+def test_keep_auto_takes_the_smallest_fraction_that_loses_little(
+    toy_scores: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The curve is measured; its accuracies are then set, so that the choice is known."""
+    folders = [tmp_path / f"entropy-{keep}" for keep in ("0.3", "0.5", "0.7")]
+    for folder in folders:
+        words = ["--scores", str(toy_scores), "--fn", "entropy", "--keep", folder.name[-3:], "--out", str(folder)]
+        assert run(["prune", *words]) == 0
+    out = tmp_path / "evaluation"
+    others = [word for folder in folders[1:] for word in (str(folder),)]
+    words = ["evaluate", str(folders[0]), *others, "--test", str(test_folder), "--out", str(out), *TARGET]
+    assert run([*words, "--seeds", "1"]) == 0
+    wanted = {"entropy-0.3": 0.90, "entropy-0.5": 0.978, "entropy-0.7": 0.985, "all": 0.98}
+    for path in out.glob("runs/*/*/*.json"):
+        arm = path.parent.name if path.parent.name == "all" else path.parent.name[:11]
+        if arm in wanted:
+            path.write_text(json.dumps({**json.loads(path.read_bytes()), "accuracy": wanted[arm]}))
+    assert run([*words, "--seeds", "1"]) == 0
+    auto = ["prune", "--scores", str(toy_scores), "--fn", "entropy", "--keep", "auto", "--curve", str(out)]
+    assert run([*auto, "--out", str(tmp_path / "auto")]) == 0
+    record = json.loads((tmp_path / "auto" / "manifest.json").read_bytes())["selection"]
+    assert (record["keep"], record["curve"]["tolerance"]) == ("0.5", 0.003)
+    assert [(p["keep"], p["loss"], p["runs"]) for p in record["curve"]["points"]] == [
+        ("0.3", -0.08, 1), ("0.5", -0.002, 1), ("0.7", 0.005, 1),
+    ]  # fmt: skip
+    assert run([*auto, "--tolerance", "0", "--out", str(tmp_path / "none")]) == 0
+    assert json.loads((tmp_path / "none" / "manifest.json").read_bytes())["selection"]["keep"] == "0.7"
+    capsys.readouterr()
+    assert run([*auto[:5], "--keep", "auto", "--curve", str(tmp_path)]) == 2
+    assert "curate evaluate" in capsys.readouterr().err
+    assert run(["prune", "--scores", str(toy_scores), "--fn", "margin", "--keep", "auto", "--curve", str(out)]) == 2
+    assert "no curve of 'margin'" in capsys.readouterr().err
