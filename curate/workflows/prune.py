@@ -18,9 +18,8 @@ from curate.manifest.origin import made_from
 from curate.manifest.schema import ClassTable, Curve, Selection
 from curate.manifest.write import Choice, write_manifest
 from curate.pool.index import Pool
-from curate.pool.tar import printable
 from curate.scores import BadSample, Columns
-from curate.selection.budget import divide, parse_keep, parse_outliers
+from curate.selection.budget import Keep, Outliers, divide, parse_keep, parse_outliers
 from curate.selection.combine import Combine
 from curate.selection.quotas import ClassRule
 from curate.selection.rank import Order
@@ -30,6 +29,7 @@ from curate.workflows.base import Base, joined, open_base
 from curate.workflows.cover import CENTERS, K_CENTERS, Covered, CoverRequest, cover
 from curate.workflows.gather import FORGETTING, Scores, gather
 from curate.workflows.keep_curve import AUTO, keep_from
+from curate.workflows.lists import Keys, on_list, read_keys
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,10 @@ def prune(request: Request) -> Pruned:
         RunError: another manifest lies at `out`.
     """
     if request.keep == AUTO:
-        chosen, evidence = keep_from(request.curve, request.fn, request.tolerance)
-        return prune(replace(request, keep=chosen, evidence=evidence))
+        fraction, evidence = keep_from(request.curve, request.fn, request.tolerance)
+        return prune(replace(request, keep=fraction, evidence=evidence))
     keep, outliers = parse_keep(request.keep), parse_outliers(request.outliers)
-    lists = [_read_keys(path) for path in (request.always, request.never)]
+    lists = [read_keys(path) for path in (request.always, request.never)]
     _check_cover(request)
     scores = gather(
         [folder for folder in (request.scores, *request.others) if folder],
@@ -124,32 +124,21 @@ def prune(request: Request) -> Pruned:
         with_keys=any(lists) or request.fn == K_CENTERS,
         undecodable=request.undecodable,
     )
-    pool, columns = scores.pool, scores.columns
-    budget, aside = divide(keep, outliers, len(scores.score_N))
-    always_N, never_N = (
-        _on_list(keys, columns, pool, path) for keys, path in zip(lists, (request.always, request.never), strict=True)
-    )
-    if request.labelled:
-        always_N = columns.values["label"] >= 0
-        budget = max(budget, int(always_N.sum()))
-    base = open_base(request.base, pool) if request.base else None
-    held_N = joined(always_N, base, columns)
-    selection, covered = _select(request, scores, budget=budget, aside=aside, always_N=held_N, never_N=never_N)
+    chosen = _choose(request, scores, lists, keep, outliers)
+    pool, columns, counts = scores.pool, scores.columns, chosen.selection.counts
     out = request.out or Path("manifests") / f"{request.fn}-{request.keep.replace('%', 'pct')}"
     digest = write_manifest(
         out,
         pool,
-        _choices(pool, columns, selection.reason_N, scores.bad),
-        classes=_classes(pool, columns, selection.kept_N),
-        selection=_record(request, scores, (covered, base), budget, aside, listed=(_count(always_N), _count(never_N))),
+        _choices(pool, columns, chosen.selection.reason_N, scores.bad),
+        classes=_classes(pool, columns, chosen.selection.kept_N),
+        selection=_record(request, scores, chosen),
         scored=scores.scored,
         source=made_from(request.scores, request.index, request.others),
         keep_list=request.keep_list,
-        beside=_beside(scores, selection, covered, base),
+        beside=_beside(scores, chosen),
         force=request.force,
     )
-    counts = selection.counts
-    dropped = {name: counts[name] for name in REASONS[1:] if counts[name]}
     first = next(scan.name for scan in pool.scans)
     find_line(out, first)
     return Pruned(
@@ -158,24 +147,56 @@ def prune(request: Request) -> Pruned:
         pool.total,
         len(scores.score_N),
         counts["kept"],
-        dropped,
+        {name: counts[name] for name in REASONS[1:] if counts[name]},
         len(scores.bad),
         first,
-        cover=covered.record.model_dump() if covered else None,
+        cover=chosen.covered.record.model_dump() if chosen.covered else None,
         keep=request.keep,
     )
 
 
-def _beside(
-    scores: Scores, selection: Selected, covered: Covered | None, base: Base | None
-) -> dict[str, Iterable[str]]:
+@dataclass(frozen=True)
+class Chosen:
+    """What was decided for the scored samples, and all that the manifest says of how.
+
+    Attributes:
+        budget, aside: samples to keep, and to set aside.
+        always, never: samples on the lists.
+    """
+
+    selection: Selected
+    covered: Covered | None
+    base: Base | None
+    budget: int
+    aside: int
+    always: int
+    never: int
+
+
+def _choose(request: Request, scores: Scores, lists: Sequence[Keys], keep: Keep, outliers: Outliers) -> Chosen:
+    pool, columns = scores.pool, scores.columns
+    budget, aside = divide(keep, outliers, len(scores.score_N))
+    always_N, never_N = (
+        on_list(keys, columns, pool, path) for keys, path in zip(lists, (request.always, request.never), strict=True)
+    )
+    if request.labelled:
+        always_N = columns.values["label"] >= 0
+        budget = max(budget, int(always_N.sum()))
+    base = open_base(request.base, pool) if request.base else None
+    held_N = joined(always_N, base, columns)
+    selection, covered = _select(request, scores, budget=budget, aside=aside, always_N=held_N, never_N=never_N)
+    always, never = (0 if mask_N is None else int(mask_N.sum()) for mask_N in (always_N, never_N))
+    return Chosen(selection, covered, base, budget, aside, always, never)
+
+
+def _beside(scores: Scores, chosen: Chosen) -> dict[str, Iterable[str]]:
     """Returns the lines of further files: the centers in order, what each iteration added."""
     pool, columns = scores.pool, scores.columns
     files: dict[str, Iterable[str]] = {}
-    if covered:
-        files[CENTERS] = covered.lines(pool, columns)
-    if base:
-        files[ITERATIONS] = base.lines(pool, columns, selection.kept_N)
+    if chosen.covered:
+        files[CENTERS] = chosen.covered.lines(pool, columns)
+    if chosen.base:
+        files[ITERATIONS] = chosen.base.lines(pool, columns, chosen.selection.kept_N)
     return files
 
 
@@ -219,30 +240,22 @@ def _select(
     return selected, None
 
 
-def _record(
-    request: Request,
-    scores: Scores,
-    grown: tuple[Covered | None, Base | None],
-    budget: int,
-    aside: int,
-    *,
-    listed: tuple[int, int],
-) -> Selection:
+def _record(request: Request, scores: Scores, chosen: Chosen) -> Selection:
     """Returns what the manifest says of how the kept samples were chosen."""
-    covered, base = grown
+    covered, base = chosen.covered, chosen.base
     return Selection(
         fn=request.fn,
         order=request.order,
         keep=request.keep,
-        budget=budget,
+        budget=chosen.budget,
         outliers=request.outliers,
-        outlier_count=aside,
+        outlier_count=chosen.aside,
         ties=tuple(filter(None, (scores.tie, "identity"))),
         seed=request.seed if _is_seeded(request) else None,
         per_class=request.per_class,
         min_per_class=request.min_per_class,
-        always=listed[0],
-        never=listed[1],
+        always=chosen.always,
+        never=chosen.never,
         scheme="build_up" if base else "compress",
         iteration=base.iteration + 1 if base else 0,
         base=base.digest if base else covered.base if covered else None,
@@ -292,43 +305,3 @@ def _classes(pool: Pool, columns: Columns, kept_N: NDArray[np.bool_]) -> ClassTa
     label_N, size = columns.values["label"], pool.classes.num_classes
     before, after = (np.bincount(labels[labels >= 0], minlength=size).tolist() for labels in (label_N, label_N[kept_N]))
     return ClassTable(kind=pool.classes.kind, names=pool.classes.names, before=before, after=after)  # type: ignore[arg-type]  # a str that is one of three
-
-
-def _read_keys(path: Path | None) -> list[tuple[str, str]]:
-    if path is None:
-        return []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}).", hint="Expected one key a line, UTF-8.") from error
-    pairs = [line.rpartition("\t") for line in lines if line.strip()]
-    return [(shard, key) for shard, _, key in pairs]
-
-
-def _on_list(
-    keys: Sequence[tuple[str, str]], columns: Columns, pool: Pool, path: Path | None
-) -> NDArray[np.bool_] | None:
-    """Returns the mask of the listed samples.
-
-    Raises:
-        UsageError: a key that no scored sample has, or that several have.
-    """
-    if not keys:
-        return None
-    places: dict[tuple[str, str], list[int]] = {}
-    names = [scan.name for scan, part in zip(pool.scans, columns.ordinals, strict=True) for _ in range(len(part))]
-    for place, (shard, key) in enumerate(zip(names, columns.values["key"].tolist(), strict=True)):
-        places.setdefault(("", key), []).append(place)
-        places[(shard, key)] = [place]
-    mask_N = np.zeros(len(names), dtype=np.bool_)
-    for pair in keys:
-        found = places.get(pair, [])
-        if len(found) != 1:
-            what = "is no scored sample" if not found else f"is the key of {len(found)} samples"
-            raise UsageError(f"{path}: '{printable(pair[1])}' {what}.", hint="Write SHARD TAB KEY where keys repeat.")
-        mask_N[found[0]] = True
-    return mask_N
-
-
-def _count(mask_N: NDArray[np.bool_] | None) -> int:
-    return 0 if mask_N is None else int(mask_N.sum())
