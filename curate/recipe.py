@@ -76,6 +76,7 @@ class Train(Section):
     milestones: tuple[Positive, ...] = ()
     step_factor: Rate = 0.1
     final_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
+    finetune_rate: Rate = 0.001
     precision: Literal["auto", "bf16", "float32"] = "auto"
     seed: Count = 0
     threads: Count = 0

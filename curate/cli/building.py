@@ -10,6 +10,7 @@ import typer
 from curate import console
 from curate.cli.options import (
     Device,
+    EnsembleKind,
     Json,
     LabelField,
     LabelFrom,
@@ -19,6 +20,8 @@ from curate.cli.options import (
     Sets,
     Shards,
     app,
+    check_ensemble,
+    ensemble_settings,
     label_source,
     skips,
 )
@@ -37,6 +40,7 @@ def build_up(
     fn: Annotated[str, typer.Option("--fn", help="The acquisition function by which the subset grows.")],
     out: Annotated[Path, typer.Option("--out", help="The iterations' folder.", metavar="DIR")] = Path("build-up"),
     proxy: Annotated[str, typer.Option("--proxy", help="Any timm name.")] = "",
+    ensemble: EnsembleKind = "",
     recipe: Recipes = None,
     settings: Sets = None,
     outliers: Annotated[str, typer.Option("--outliers", help="Of the highest scores, in each iteration.")] = "0",
@@ -62,7 +66,9 @@ def build_up(
         if rule not in CLASS_RULES:
             raise UsageError(f"{name} {rule}: expected equal or proportional.")
     given = [f"proxy.name={proxy}"] if proxy else []
-    loaded, source = load_recipe(recipe, [*(settings or []), *given]), label_source(label_from, label_field, labels)
+    given = [*ensemble_settings(ensemble), *(settings or []), *given]
+    loaded, source = load_recipe(recipe, given), label_source(label_from, label_field, labels)
+    check_ensemble(ensemble, loaded.train.seeds, loaded.train.checkpoints)
     from curate.workflows import build_up as work
 
     request = work.Request(

@@ -24,7 +24,7 @@ from curate.cli.options import (
 )
 from curate.errors import UsageError
 
-EQUAL = ("epochs", "steps")
+EQUAL, SCHEMES = ("epochs", "steps"), ("scratch", "pretrain")
 CORRELATIONS = ("spearman", "pearson", "kendall")
 
 
@@ -45,6 +45,9 @@ def evaluate(
     equal: Annotated[
         str, typer.Option("--equal", help="epochs, or steps: smaller sets are trained for more epochs.")
     ] = "epochs",
+    scheme: Annotated[
+        str, typer.Option("--scheme", help="scratch, or pretrain: fine-tune the model of all the data.")
+    ] = "scratch",
     scores: Annotated[
         list[Path] | None, typer.Option("--scores", help="Runs that scored them, for what it cost.", metavar="DIR")
     ] = None,
@@ -61,14 +64,15 @@ def evaluate(
     """Train targets on what was kept, on random samples, on everything. Resumes by itself."""
     from curate.recipe import load_recipe
 
-    if equal not in EQUAL:
-        raise UsageError(f"--equal {equal}: expected {' or '.join(EQUAL)}.")
+    for name, value, known in (("--equal", equal, EQUAL), ("--scheme", scheme, SCHEMES)):
+        if value not in known:
+            raise UsageError(f"{name} {value}: expected {' or '.join(known)}.")
     loaded, source = load_recipe(recipe, settings or []), label_source(label_from, label_field, labels)
     from curate.workflows import evaluate as work
 
     request = work.Request(
         manifests, test or (), out, loaded, target or (), seeds=seeds, members=target_members, equal=equal,
-        scores=scores or (), labels=source, root=root, device=device, skip_faults=skips(on_bad_shard),
+        scheme=scheme, scores=scores or (), labels=source, root=root, device=device, skip_faults=skips(on_bad_shard),
     )  # fmt: skip
     with console.progress(quiet=as_json) as listener:
         result = work.planned(request) if dry_run else work.evaluate(request, listener)

@@ -28,6 +28,9 @@ LabelFrom = Annotated[str, typer.Option("--label-from", help="cls, folder or non
 LabelField = Annotated[
     str, typer.Option("--label-field", help="Read labels from this field of .json entries.", metavar="FIELD")
 ]
+EnsembleKind = Annotated[
+    str, typer.Option("--ensemble", help="seeds, checkpoints (of one seed) or combined.", metavar="KIND")
+]
 Labels = Annotated[
     Path | None, typer.Option("--labels", help="Read labels from a CSV: key, label[, shard].", metavar="CSV")
 ]
@@ -45,6 +48,31 @@ def label_source(kind: str, field: str, table: Path | None) -> Any:
     if table:
         return LabelSource("csv", str(table), read_label_table(table))
     return LabelSource("json", field) if field else LabelSource(kind)
+
+
+ENSEMBLES = {"seeds": "train.checkpoints", "checkpoints": "train.seeds", "combined": ""}
+
+
+def ensemble_settings(ensemble: str) -> list[str]:
+    """Returns the settings by which seeds, checkpoints of one seed, or both are the members."""
+    if ensemble and ensemble not in ENSEMBLES:
+        raise UsageError(f"--ensemble {ensemble}: expected {', '.join(ENSEMBLES)}.")
+    single = ENSEMBLES.get(ensemble)
+    return [f"{single}=1"] if single else []
+
+
+def check_ensemble(ensemble: str, seeds: int, checkpoints: int) -> None:
+    """Refuses numbers that are not those of the ensemble that was named.
+
+    Raises:
+        UsageError: several checkpoints of `seeds`, several seeds of `checkpoints`, or a single one of what varies.
+    """
+    several = {"seeds": (True, False), "checkpoints": (False, True), "combined": (True, True)}
+    if ensemble and (seeds > 1, checkpoints > 1) != several[ensemble]:
+        raise UsageError(
+            f"--ensemble {ensemble} contradicts {seeds} seeds x {checkpoints} checkpoints.",
+            hint="seeds: --seeds 2 or more; checkpoints: --checkpoints 2 or more; combined: both.",
+        )
 
 
 def skips(on_bad_shard: str) -> bool:

@@ -11,6 +11,7 @@ from curate import console
 from curate.cli.evaluating import show_evaluation
 from curate.cli.options import (
     Device,
+    EnsembleKind,
     Json,
     LabelField,
     LabelFrom,
@@ -20,6 +21,8 @@ from curate.cli.options import (
     Sets,
     Shards,
     app,
+    check_ensemble,
+    ensemble_settings,
     label_source,
     skips,
 )
@@ -37,6 +40,7 @@ def score(
     epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs of each run.")] = None,
     checkpoints: Annotated[int | None, typer.Option("--checkpoints", help="Members taken from each run.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option("--checkpoint-every", help="Epochs between them.")] = None,
+    ensemble: EnsembleKind = "",
     pixels: Annotated[str, typer.Option("--pixels", help="auto, memory, disk or stream.")] = "",
     val: Annotated[
         list[str] | None,
@@ -73,7 +77,8 @@ def score(
         "score.per_seed": "true" if per_seed else None, "score.trace": "true" if trace else None,
     }  # fmt: skip
     given = [f"{name}={value}" for name, value in flags.items() if value]
-    loaded = load_recipe(recipe, [*(settings or []), *given])
+    loaded = load_recipe(recipe, [*ensemble_settings(ensemble), *(settings or []), *given])
+    check_ensemble(ensemble, loaded.train.seeds, loaded.train.checkpoints)
     source = label_source(label_from, label_field, labels)
     from curate.workflows.run import Request
     from curate.workflows.score import score as work

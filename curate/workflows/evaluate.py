@@ -25,7 +25,7 @@ from curate.proxy.pixels import Pixels
 from curate.proxy.predict import measured
 from curate.proxy.training import Plan, member_path, train_member
 from curate.recipe import Recipe, Train
-from curate.workflows.arms import Arm, arms_of
+from curate.workflows.arms import ALL, Arm, arms_of
 from curate.workflows.cost import TRAIN_PASSES, cost_of
 from curate.workflows.held_out import HeldOut, other_shards
 from curate.workflows.results import summarise, write_tables
@@ -33,7 +33,8 @@ from curate.workflows.run import Request as RunRequest
 from curate.workflows.run import Run, open_run
 from curate.workflows.setting import open_pixels, plan_for
 
-RECORD, RUNS, WORK = "evaluation.json", "runs", "work"
+RECORD, RUNS, WORK, FULL = "evaluation.json", "runs", "work", "full"
+SCRATCH, PRETRAIN = "scratch", "pretrain"
 FIRST_SEED = 100  # a target that shares its seed with the proxy would be a member
 MEMBER_STRIDE = 10_000
 
@@ -51,6 +52,8 @@ class Request:
         seeds: runs behind each figure.
         members: targets that vote together in each run (Chitta et al. report such ensembles).
         equal: `epochs`, or `steps`: a smaller set is trained for more epochs, for as many steps as the pool.
+        scheme: `scratch`, or `pretrain`: a target starts from the one of its seed that was trained on everything,
+            and is fine-tuned at the recipe's `train.finetune_rate` (Chitta et al. 2021, section 3.1).
         scores: folders of the runs that scored the manifests, for what selection cost.
         root: where the pool lies, if it moved.
     """
@@ -63,6 +66,7 @@ class Request:
     seeds: int = 3
     members: int = 1
     equal: str = "epochs"
+    scheme: str = SCRATCH
     scores: Sequence[Path] = ()
     labels: LabelSource = field(default_factory=LabelSource)
     root: Path | None = None
@@ -81,6 +85,10 @@ class Cell:
     def path(self, out: Path) -> Path:
         """Returns where its result lies."""
         return out / RUNS / self.target / self.arm.name / f"{self.number:03d}.json"
+
+    def full(self, out: Path, member: int) -> Path:
+        """Returns where the weights of its seed lie that were trained on everything."""
+        return out / FULL / self.target / f"{self.number:03d}-{member}.safetensors"
 
 
 def evaluate(request: Request, progress: Progress | None = None) -> dict[str, Any]:
@@ -146,12 +154,16 @@ def _run_request(request: Request, recipe: Recipe) -> RunRequest:
 def _check_record(request: Request, run: Run, test: HeldOut) -> None:
     """Results that mean different things never share a folder."""
     fresh = {"test": test.fingerprint, "equal": request.equal, "members": request.members}
+    fresh["scheme"] = request.scheme
     path = request.out / RECORD
     if not path.exists():
         durable.write_json(path, fresh)
     known = json.loads(path.read_bytes())
-    for name, what in (("test", "another test set"), ("equal", "another --equal"), ("members", "other members")):
-        if known.get(name) != fresh[name]:
+    for name, what in (
+        ("test", "another test set"), ("equal", "another --equal"), ("members", "other members"),
+        ("scheme", "another --scheme"),
+    ):  # fmt: skip
+        if known.get(name, SCRATCH) != fresh[name]:
             raise RunError(f"{request.out} holds results of {what}.", hint="Choose another --out.")
     run.log(event="start", setting=run.setting.record())
 
@@ -162,7 +174,9 @@ def _plan(run: Run, recipe: Recipe, name: str) -> Plan:
 
 
 def _cells(request: Request, arms: Sequence[Arm], targets: Sequence[str]) -> Iterator[Cell]:
-    """Seed by seed, so that every finished seed is a whole row of the table."""
+    """Seed by seed, so that every finished seed is a whole row of the table; first what others start from."""
+    if request.scheme == PRETRAIN:
+        arms = sorted(arms, key=lambda arm: arm.kind != ALL)
     for number in range(request.seeds):
         for target in targets:
             for arm in arms:
@@ -187,14 +201,20 @@ def _run_cell(
 ) -> None:
     first = FIRST_SEED + cell.number
     rows_K = cell.arm.rows(first)
+    starts = request.scheme == PRETRAIN and cell.arm.kind != ALL
     if request.equal == "steps":
         plan = replace(plan, train=stretched(plan.train, len(rows_K), whole))
     work = request.out / WORK / cell.target / cell.arm.name / f"{cell.number:03d}"
     members = []
     for member in range(request.members):
         seed = first + member * MEMBER_STRIDE
-        _train(plan, pixels, rows_K, seed, work / str(member), progress)
+        start = cell.full(request.out, member)
+        own = _finetuning(plan, start) if starts else plan
+        _train(own, pixels, rows_K, seed, work / str(member), progress)
         members.append(Member(seed, plan.train.epochs, member_path(work / str(member), plan.train.epochs)))
+        if request.scheme == PRETRAIN and not starts:
+            start.parent.mkdir(parents=True, exist_ok=True)
+            durable.write_bytes(start, members[-1].path.read_bytes())
     accuracy = measured(
         plan, Members(plan, members), test.pixels, test.good_K, batch_size=request.recipe.score.batch_size
     )
@@ -202,15 +222,38 @@ def _run_cell(
     result = {
         "target": cell.target, "arm": cell.arm.name, "kind": cell.arm.kind, "label": cell.arm.label,
         "digest": cell.arm.digest, "samples": len(rows_K), "pool_samples": whole, "seed": cell.number,
-        "members": request.members, "equal": request.equal, "epochs": plan.train.epochs, "steps": steps,
+        "members": request.members, "equal": request.equal, "scheme": request.scheme,
+        "epochs": plan.train.epochs, "steps": steps,
         "accuracy": accuracy.together, "each": accuracy.each, "per_class": accuracy.per_class,
         "seconds": round(sum(_seconds(work / str(member)) for member in range(request.members)), 1),
         "flops": TRAIN_PASSES * forward_flops(plan.spec) * len(rows_K) * plan.train.epochs * request.members,
         "selection": _selection(request.scores, cell.arm), "device": plan.device, "threads": torch.get_num_threads(),
     }  # fmt: skip
+    if starts:
+        _add_start(result, replace(cell, arm=replace(cell.arm, name=ALL)).path(request.out))
     cell.path(request.out).parent.mkdir(parents=True, exist_ok=True)
     durable.write_json(cell.path(request.out), result)
     shutil.rmtree(work)
+
+
+def _finetuning(plan: Plan, start: Path) -> Plan:
+    """Returns the plan that goes on from weights at a small constant rate."""
+    if not start.exists():
+        raise RunError(
+            f"{start}, which a target starts from, is missing.",
+            hint=f"Delete the results in runs/*/{ALL}; they are run again.",
+        )
+    constant = {"schedule": "constant", "rate": plan.train.finetune_rate, "warmup_epochs": 0.0}
+    return replace(
+        plan, spec=replace(plan.spec, pretrained=str(start)), train=plan.train.model_copy(update=constant)
+    )  # fmt: skip
+
+
+def _add_start(result: dict[str, Any], path: Path) -> None:
+    """Adds what the training on everything took: without it there is nothing to fine-tune."""
+    whole = json.loads(path.read_bytes())
+    for name in ("seconds", "flops"):
+        result[name] += whole[name]
 
 
 def _train(plan: Plan, pixels: Pixels, rows_K: Any, seed: int, folder: Path, progress: Progress) -> None:

@@ -60,6 +60,7 @@ def _row(target: str, arm: str, cells: dict[tuple[str, str], dict[int, Run]]) ->
     return {
         "target": target, "arm": arm, "label": first["label"], "kind": first["kind"], "samples": first["samples"],
         "share": first["samples"] / first["pool_samples"], "n": len(runs), "equal": first["equal"],
+        "scheme": first.get("scheme", "scratch"),
         "epochs": first["epochs"], "steps": first["steps"], "members": first["members"],
         "accuracy": mean, "spread": spread,
         "worst_class": sum(min(run["per_class"]) for run in runs.values()) / len(runs),
@@ -141,6 +142,8 @@ def title(target: str, rows: Sequence[dict[str, Any]]) -> str:
     if run is None:
         return f"Target {target}: {NOT_RUN}."
     votes = f", {run['members']} of them voting" if run["members"] > 1 else ""
+    if run["scheme"] == "pretrain":
+        votes += ", fine-tuned from the model of all the data (whose time counts)"
     return (
         f"Target {target}{votes}, equal {run['equal']}: accuracy in % on the test set after the last epoch, mean ± std "
         "over n seeds; differences in points, paired by seed, ± half of their 95 % interval."

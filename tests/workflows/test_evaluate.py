@@ -93,13 +93,49 @@ def test_equal_steps_train_the_subset_for_more_epochs(
     assert len(result["each"]) == 2
 
 
-def test_a_killed_evaluation_goes_on(toy_manifest: Path, test_folder: Path, tmp_path: Path) -> None:
+PRETRAIN = ["--scheme", "pretrain", "--seeds", "1", "--set", "train.epochs=10"]
+
+
+def test_pretrained_targets_go_on_from_the_model_of_everything(
+    toy_manifest: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At a rate that learns nothing, what is known comes from the start."""
+    out = tmp_path / "evaluation"
+    words = [*PRETRAIN, "--set", "train.finetune_rate=1e-9"]
+    capsys.readouterr()
+    assert evaluate(toy_manifest, test_folder, out, *words, "--json") == 0
+    kept, random, whole = shown(capsys)["rows"]
+    assert min(kept["accuracy"], random["accuracy"], whole["accuracy"]) > 0.9
+    assert kept["flops"] / whole["flops"] == pytest.approx(1 + 24 / 47)
+    assert kept["seconds"] > whole["seconds"]
+    assert kept["scheme"] == "pretrain"
+    assert "fine-tuned from the model of all the data" in (out / "table.md").read_text()
+    (start,) = out.glob("full/*/*.safetensors")
+    before = start.read_bytes()
+    path = next(out.glob("runs/*/random-24/000.json"))
+    result = json.loads(path.read_bytes())
+    path.unlink()
+    assert evaluate(toy_manifest, test_folder, out, *words) == 0
+    again = json.loads(path.read_bytes())
+    assert {**again, "seconds": 0} == {**result, "seconds": 0}
+    assert start.read_bytes() == before
+    path.unlink()
+    start.unlink()
+    capsys.readouterr()
+    assert evaluate(toy_manifest, test_folder, out, *words) == 1
+    assert "which a target starts from, is missing" in capsys.readouterr().err
+    assert evaluate(toy_manifest, test_folder, out, *words[2:]) == 1
+    assert "another --scheme" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], PRETRAIN], ids=["scratch", "pretrain"])
+def test_a_killed_evaluation_goes_on(toy_manifest: Path, test_folder: Path, tmp_path: Path, words: list[str]) -> None:
     """Its figures are those of one that was left alone; finished epochs do not run again."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    longer = ["--set", "train.epochs=6", "--seeds", "1"]
+    longer = [*words, "--set", "train.epochs=6", "--seeds", "1"]
     assert evaluate(toy_manifest, test_folder, whole, *longer) == 0
-    words = ["evaluate", str(toy_manifest), "--test", str(test_folder), "--out", str(killed), *TARGET, *longer]
-    process = subprocess.Popen([sys.executable, "-m", "curate", *words], stderr=subprocess.DEVNULL)
+    command = ["evaluate", str(toy_manifest), "--test", str(test_folder), "--out", str(killed), *TARGET, *longer]
+    process = subprocess.Popen([sys.executable, "-m", "curate", *command], stderr=subprocess.DEVNULL)
     while process.poll() is None:
         if any(path.stat().st_size for path in killed.glob("work/*/*/*/*/seconds.txt")):
             process.send_signal(signal.SIGKILL)
