@@ -1,4 +1,4 @@
-"""Commands for who must trust a manifest: diff, check, explain, and manifests as sets."""
+"""Commands for who must trust a manifest: report, diff, check, explain, and manifests as sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from curate import console
-from curate.cli.options import Json, Manifest, Recipes, Sets, Shards, app
+from curate.cli.options import Json, Manifest, Recipes, Root, Sets, Shards, app
 from curate.errors import UsageError
 
 GATE_FAILED, DIFFERENT = 3, 5
@@ -164,18 +164,19 @@ def check(
         (junit, report.junit(digest, found)),
         (openmetrics, report.openmetrics(digest, head, found)),
     ):
-        _write(path, text)
+        _write(path, text.encode())
     if annotate:
         for line in report.github_annotations(found, soft=soft):
             console.note(line)
     return _show_outcomes(found, digest, soft=soft, as_json=as_json)
 
 
-def _write(path: Path | None, text: str) -> None:
+def _write(path: Path | None, data: bytes) -> None:
     from curate import durable
 
     if path:
-        durable.write_bytes(path, text.encode())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.write_bytes(path, data)
 
 
 def _show_outcomes(found: Sequence[Any], digest: str, *, soft: bool, as_json: bool) -> int:
@@ -223,6 +224,33 @@ def explain(
     if found.scores:
         console.show_table("Scores; rank 1 is the hardest", SCORE_COLUMNS, map(score_row, found.scores))
     return None
+
+
+@app.command()
+def report(
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option("--out", help="The page.", metavar="FILE")] = Path("report.html"),
+    evaluation: Annotated[
+        Path | None, typer.Option("--evaluation", help="What `curate evaluate` wrote.", metavar="DIR")
+    ] = None,
+    scores: Scores = None,
+    index: Index = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Draw what a manifest keeps and drops as one HTML page that needs nothing else. No torch."""
+    from curate.report.page import page
+    from curate.workflows.report import report as work
+
+    found = work(manifest, scores=scores, index=index, root=root, evaluation=evaluation)
+    text = page(found).encode()
+    _write(out, text)
+    for note in found.notes:
+        console.note(f"note: {note}")
+    if as_json:
+        shown = {"samples_shown": len(found.samples), "bytes": len(text), "notes": found.notes}
+        return console.show_json("report", {"out": str(out), "digest": found.digest, **shown})
+    return console.say(f"report: {out}, {len(found.samples)} of {found.scored:,} samples shown, {len(text):,} bytes")
 
 
 @app.command()

@@ -59,6 +59,18 @@ def decode(data: bytes, *, size_px: int, channels: int) -> NDArray[np.uint8]:
         raise SampleError(f"cannot be decoded ({type(error).__name__})") from error
 
 
+def thumbnail(data: bytes, *, size_px: int, quality: int) -> bytes:
+    """Returns the middle of an image as a JPEG of at most `size_px` a side; a smaller image is not enlarged.
+
+    Raises:
+        SampleError: as `decode` does.
+    """
+    pixels = decode(data, size_px=min(size_px, native_side(data)[0]), channels=3)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", quality=quality, subsampling=0)
+    return out.getvalue()
+
+
 def _opened(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))

@@ -1,1 +1,1 @@
-"""What people and their tools read of results: Markdown, JUnit, OpenMetrics. Values in, text out."""
+"""What people and their tools read of results: Markdown, JUnit, OpenMetrics, HTML. Values in, text out."""

@@ -23,7 +23,7 @@ from PIL import Image
 
 from curate import durable
 from curate.errors import SampleError
-from curate.pool.images import decode, native_side
+from curate.pool.images import thumbnail
 from curate.pool.index import Answers, Pool
 from curate.pool.tar import printable
 from curate.proxy.pixels import read_images, rows_of
@@ -143,12 +143,11 @@ def _pictures(pool: Pool, questions: Sequence[Question]) -> Iterator[tuple[Quest
 def _picture(data: bytes) -> bytes:
     """Returns the middle of an image as a small JPEG; a grey square for one that cannot be decoded."""
     try:
-        image = Image.fromarray(decode(data, size_px=min(PICTURE_PX, native_side(data)[0]), channels=3))
+        return thumbnail(data, size_px=PICTURE_PX, quality=QUALITY)
     except SampleError:
-        image = Image.new("RGB", (1, 1), (128, 128, 128))
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=QUALITY, subsampling=0)
-    return out.getvalue()
+        out = io.BytesIO()
+        Image.new("RGB", (1, 1), (128, 128, 128)).save(out, "JPEG", quality=QUALITY, subsampling=0)
+        return out.getvalue()
 
 
 def _figure(name: str, question: Question) -> str:

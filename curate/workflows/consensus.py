@@ -37,7 +37,7 @@ def consensus(folder: Path) -> dict[str, Any]:
     Cost: one byte or two for each sample and member, read once.
     """
     origin = open_origin(folder)
-    names = _names(folder)
+    names = vote_names(folder)
     if not names:
         raise UsageError(f"{folder} keeps no votes.", hint="Score with score.votes = true in another --out.")
     columns = read_columns(folder / VOTES, origin.pool, names, bad=origin.bad)
@@ -47,8 +47,8 @@ def consensus(folder: Path) -> dict[str, Any]:
     return {"checkpoints": checkpoints, "ensembles": _ensembles(origin, votes, list(seeds.values()))}
 
 
-def _names(folder: Path) -> list[str]:
-    """Returns the members' columns, seeds and epochs rising."""
+def vote_names(folder: Path) -> list[str]:
+    """Returns the members' columns of votes, seeds and epochs rising; none where a run keeps no votes."""
     recipe = read_record(folder / RUN)["recipe"]
     if not recipe["score"].get("votes"):
         return []

@@ -67,7 +67,7 @@ class Decision:
 
 
 @dataclass(frozen=True, eq=False)
-class _Ranking:
+class Ranking:
     """The scores that a selection went by, in its order."""
 
     selection: Selection
@@ -107,7 +107,7 @@ def decide(
             "kept" if is_kept else "dropped",
             f"'{selection.fn}' of {len(selection.of)} manifests: explain the sample by those",
         )
-    ranking = _ranking(manifest, selection, origin, columns)
+    ranking = ranking_of(manifest, selection, origin, columns)
     return Decision(
         state="kept" if is_kept else "dropped",
         reason="" if is_kept else _why_dropped(ranking, row),
@@ -136,7 +136,12 @@ def class_name(pool: Pool, label: int) -> str:
     return f"{label} {names[label]}".strip() if label < len(names) else str(label)
 
 
-def _ranking(manifest: Path, selection: Selection, origin: Origin, columns: Columns) -> _Ranking:
+def ranking_of(manifest: Path, selection: Selection, origin: Origin, columns: Columns) -> Ranking:
+    """Returns the scores that a manifest's selection went by; not for distances, nor for sets of manifests.
+
+    Raises:
+        ScoreError: the scores are incomplete.
+    """
     scores = gather(
         [origin.scores, *origin.others],
         origin.index,
@@ -146,20 +151,29 @@ def _ranking(manifest: Path, selection: Selection, origin: Origin, columns: Colu
         seed=selection.seed or 0,
     )
     identity_N = scores.columns.values["identity"]
-    masks = (kept_mask(line)[rows] for line, rows in zip(read_lines(manifest), columns.ordinals, strict=True))
-    labels = (origin.pool.labels(number)[rows] for number, rows in enumerate(columns.ordinals))
-    return _Ranking(
+    return Ranking(
         selection,
         columns,
         scores.score_N,
         scores.tie_N,
         order_keys(scores.score_N, tie_N=scores.tie_N, identity_N=identity_N, order=selection.order),
-        np.concatenate(list(labels)),
-        np.concatenate(list(masks)),
+        labels_of(origin, columns),
+        kept_of(manifest, columns),
     )
 
 
-def _cut(ranking: _Ranking, row: int, pool: Pool) -> Cut | None:
+def labels_of(origin: Origin, columns: Columns) -> NDArray[np.int32]:
+    """Returns the class ids of all scored samples, shape (N,); −1 for none."""
+    return np.concatenate([origin.pool.labels(number)[rows] for number, rows in enumerate(columns.ordinals)])
+
+
+def kept_of(manifest: Path, columns: Columns) -> NDArray[np.bool_]:
+    """Returns which of the scored samples a manifest keeps, shape (N,)."""
+    lines = zip(read_lines(manifest), columns.ordinals, strict=True)
+    return np.concatenate([kept_mask(line)[rows] for line, rows in lines])
+
+
+def _cut(ranking: Ranking, row: int, pool: Pool) -> Cut | None:
     selection, score_N = ranking.selection, ranking.score_N
     has_quotas = selection.per_class is not None or selection.min_per_class > 0
     rival_N = ranking.kept_N & (ranking.label_N == ranking.label_N[row]) if has_quotas else ranking.kept_N
@@ -181,13 +195,24 @@ def _cut(ranking: _Ranking, row: int, pool: Pool) -> Cut | None:
     )
 
 
-def _why_dropped(ranking: _Ranking, row: int) -> str:
-    """Returns the reason of a drop, by selecting again."""
-    selection, columns = ranking.selection, ranking.columns
+def _why_dropped(ranking: Ranking, row: int) -> str:
+    selection = ranking.selection
     if selection.base:
         return "rank or outlier, of what the base manifest does not keep"
     if selection.always or selection.never:
         return "rank, outlier or never (the lists of keys are not saved)"
+    return "outlier" if outliers_of(ranking)[row] else "rank"
+
+
+def outliers_of(ranking: Ranking) -> NDArray[np.bool_]:
+    """Returns which scored samples were set aside, shape (N,), by selecting again.
+
+    Not for manifests that grew or had lists of keys: those are not saved.
+
+    Raises:
+        ManifestError: these scores do not give this manifest.
+    """
+    selection, columns = ranking.selection, ranking.columns
     again = select(
         ranking.score_N,
         ranking.tie_N,
@@ -203,4 +228,5 @@ def _why_dropped(ranking: _Ranking, row: int) -> str:
         raise ManifestError(
             "These scores do not give this manifest.", hint="Name those it was made from with --scores."
         )
-    return "outlier" if again.reason_N[row] == OUTLIER else "rank"
+    outlier_N: NDArray[np.bool_] = again.reason_N == OUTLIER
+    return outlier_N

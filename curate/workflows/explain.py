@@ -93,7 +93,7 @@ def explain(
         selection, origin = None, open_origin(scores or Path("scores"), index)
     number, ordinal = _find(origin, key, shard)
     scan = origin.pool.scans[number]
-    names = _foreign_names(selection) if origin.index else _own_names(origin, scan.name)
+    names = _foreign_names(selection) if origin.index else score_names(origin, scan.name)
     prediction = [] if origin.index else ["prediction"]
     columns = origin.columns([*names, *prediction], null_is_nan=True)
     row = _row(columns, number, ordinal)
@@ -155,7 +155,7 @@ def _find(origin: Origin, key: str, shard: str) -> tuple[int, int]:
     )
 
 
-def _own_names(origin: Origin, shard: str) -> list[str]:
+def score_names(origin: Origin, shard: str) -> list[str]:
     """Returns the names of a shard's scores: acquisition functions in order of their table, then the others."""
     path = table_path(origin.scores, shard)
     fields = [field for field in pq.read_schema(path) if field.name not in PLACES] if path.exists() else []

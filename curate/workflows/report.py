@@ -1,0 +1,364 @@
+"""`curate report`: what a person must see of a manifest before they trust it, as plain data. No torch.
+
+Counts are exact; of samples only those in the galleries are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.acquisition import ACQUISITIONS
+from curate.errors import CurateError, ManifestError, UsageError
+from curate.manifest.iterations import ITERATIONS, NOT_KEPT, iterations_of
+from curate.manifest.lines import manifest_digest, read_root
+from curate.manifest.origin import Origin, find_origin
+from curate.manifest.schema import Head
+from curate.manifest.verify import load_whole
+from curate.scores import VOTE, VOTES, BadSample, Columns, read_columns
+from curate.selection.rank import last_of, order_keys, rank_of
+from curate.workflows.consensus import vote_names
+from curate.workflows.decision import Ranking, class_name, kept_of, labels_of, outliers_of, ranking_of, sort_keys
+from curate.workflows.explain import score_names
+from curate.workflows.galleries import Gallery, Pair, around, confused, gallery, ordered, suspects
+from curate.workflows.glimpses import Glimpse, Place, glimpses
+from curate.workflows.results import JSON
+
+BINS, SMALL_BINS = 48, 24
+BAD_SHOWN = 24
+DISTRUST = ("aum", "loss")  # what orders likely label errors, the first that is there
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Scored samples by one score; the last samples of `edges` are of the highest scores.
+
+    Attributes:
+        edges: of the bins, one more than there are.
+        kept, dropped, outliers: samples in each bin.
+        cut: score of the last one kept, None where there is no single one.
+        outliers_from: lowest score that was set aside, None without outliers.
+    """
+
+    name: str
+    edges: tuple[float, ...]
+    kept: tuple[int, ...]
+    dropped: tuple[int, ...]
+    outliers: tuple[int, ...]
+    cut: float | None = None
+    outliers_from: float | None = None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One sample with all that is saved of it.
+
+    Attributes:
+        state: kept, dropped or failed, with the reason behind it where it is known.
+        scores: (name, value, rank from the hardest) of every score that it has.
+        votes: (member, class) of every member, empty where votes were not saved.
+    """
+
+    shard: str
+    ordinal: int
+    key: str
+    label: int
+    label_name: str
+    prediction: str
+    state: str
+    reason: str
+    scores: tuple[tuple[str, float, int], ...]
+    votes: tuple[tuple[str, str], ...]
+    glimpse: Glimpse
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Everything a report says.
+
+    Attributes:
+        samples: those shown, by row; bad ones are in `bad`.
+        pool_bytes: tar bytes of all samples, None where the index is gone.
+        iterations: (iteration, samples it added), of manifests that grew.
+        evaluation: rows of `curate evaluate`'s table; `own` is the place of this manifest's first one.
+        notes: what could not be said, and why.
+    """
+
+    name: str
+    digest: str
+    head: Head
+    pool_bytes: int | None
+    scored: int
+    histograms: tuple[Histogram, ...]
+    galleries: tuple[Gallery, ...]
+    pairs: tuple[Pair, ...]
+    samples: dict[int, Shown]
+    bad: tuple[Shown, ...]
+    iterations: tuple[tuple[int, int], ...]
+    evaluation: tuple[dict[str, Any], ...]
+    own: int | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """The scored samples of a manifest, as columns."""
+
+    origin: Origin
+    columns: Columns
+    label_N: NDArray[np.int32]
+    kept_N: NDArray[np.bool_]
+    prediction_N: NDArray[np.int32] | None
+    names: tuple[str, ...]
+    ranking: Ranking | None
+    outlier_N: NDArray[np.bool_] | None
+
+    def place(self, row: int) -> Place:
+        """Returns the shard's place and the ordinal of a row."""
+        ends = np.cumsum([len(ordinal_K) for ordinal_K in self.columns.ordinals])
+        number = int(np.searchsorted(ends, row, side="right"))
+        ordinal_K = self.columns.ordinals[number]
+        return number, int(ordinal_K[row - ends[number] + len(ordinal_K)])
+
+    def score(self, name: str) -> NDArray[np.float64]:
+        if self.ranking and self.origin.index and name == self.ranking.selection.fn:
+            return np.asarray(self.ranking.score_N, dtype=np.float64)
+        return self.origin.columns([name], null_is_nan=True).values[name].astype(np.float64)
+
+
+def report(
+    manifest: Path,
+    *,
+    scores: Path | None = None,
+    index: Path | None = None,
+    root: Path | None = None,
+    evaluation: Path | None = None,
+) -> Report:
+    """Returns what there is to see of a manifest.
+
+    Args:
+        manifest: its folder.
+        scores, index: what it was made from, if that moved.
+        root: where the shards lie, if they moved.
+        evaluation: the folder or `table.json` of `curate evaluate`.
+
+    Raises:
+        ManifestError: the manifest is damaged, or the scores are of another pool or selection.
+        UsageError: the evaluation cannot be read.
+
+    Cost: O(N) for each score; pictures are read only of samples that are shown.
+    """
+    head, digest, notes = load_whole(manifest), manifest_digest(manifest), list[str]()
+    rows = _evaluation(evaluation)
+    scored = _scored(manifest, head, notes, scores=scores, index=index)
+    galleries, pairs = _chosen(scored, notes) if scored else ((), ())
+    shown = sorted({*_rows_of(galleries), *(row for pair in pairs for row in pair.rows.tolist())})
+    bad = scored.origin.bad[:BAD_SHOWN] if scored else ()
+    samples, failed = _samples(scored, shown, bad, root or read_root(manifest), notes) if scored else ({}, ())
+    own = next((at for at, row in enumerate(rows) if row["arm"].endswith(f"-{digest[:8]}")), None)
+    return Report(
+        manifest.absolute().name, digest, head,
+        sum(scan.tar_bytes for scan in scored.origin.pool.scans) if scored else None,
+        head.totals.samples - sum(head.totals.failed.values()),
+        _histograms(scored) if scored else (),
+        galleries, pairs, samples, failed, _iterations(manifest, head), rows, own, tuple(notes),
+    )  # fmt: skip
+
+
+def _evaluation(path: Path | None) -> tuple[dict[str, Any], ...]:
+    if path is None:
+        return ()
+    file = path / JSON if path.is_dir() else path
+    try:
+        rows = json.loads(file.read_bytes())["rows"]
+        return tuple(row for row in rows if row["arm"] and row["n"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{file}: cannot be read ({error}).", hint="Expected the folder of `curate evaluate`."
+        ) from error
+
+
+def _scored(manifest: Path, head: Head, notes: list[str], *, scores: Path | None, index: Path | None) -> _Scored | None:
+    try:
+        origin = find_origin(manifest, head, scores, index)
+    except CurateError as error:
+        if scores or index:
+            raise
+        notes.append(f"No scores, histograms or samples: {error.message} {error.hint or ''}")
+        return None
+    selection = head.selection
+    is_ranked = not selection.of and not selection.cover
+    first = next((scan.name for number, scan in enumerate(origin.pool.scans) if scan.samples > scan.bad), "")
+    names = [] if origin.index else [name for name in score_names(origin, first) if "@" not in name]
+    columns = origin.columns([] if origin.index else ["prediction"], null_is_nan=True)
+    ranking = ranking_of(manifest, selection, origin, columns) if is_ranked else None
+    if ranking is None:
+        notes.append(f"'{selection.fn}' goes by no single score: there is no cut to show.")
+    outlier_N = None
+    if ranking and not (selection.base or selection.always or selection.never):
+        outlier_N = outliers_of(ranking)
+    if ranking and origin.index:
+        names = [selection.fn]
+    return _Scored(
+        origin, columns, labels_of(origin, columns), kept_of(manifest, columns), columns.values.get("prediction"),
+        tuple(names), ranking, outlier_N,
+    )  # fmt: skip
+
+
+def _chosen(scored: _Scored, notes: list[str]) -> tuple[tuple[Gallery, ...], tuple[Pair, ...]]:
+    """Returns the galleries, and the classes that are mixed up."""
+    galleries = _of_the_order(scored)
+    if scored.prediction_N is None:
+        notes.append("No classes mixed up and no likely label errors: scores from elsewhere hold no predictions.")
+        return tuple(galleries), ()
+    against_N = scored.score("error_count") if "error_count" in scored.names else None
+    suspect_N = suspects(against_N, scored.label_N, scored.prediction_N)
+    by = next((name for name in DISTRUST if name in scored.names), "")
+    if by:
+        score_N = np.nan_to_num(scored.score(by), nan=-np.inf)
+        keys = order_keys(score_N, tie_N=None, identity_N=scored.columns.values["identity"], order="hardest")
+        who = "every member votes against" if against_N is not None else "is not what was predicted"
+        line = f"The label {who}; those that {by} trusts least come first."
+        rows = ordered(keys, suspect_N)
+        galleries.append(gallery("errors", "Suspected label errors", line, rows, scored.label_N))
+    unsure_N = scored.score("least_confidence") if "least_confidence" in scored.names else np.zeros(len(scored.label_N))
+    identity_N = scored.columns.values["identity"]
+    pairs = confused(scored.label_N, scored.prediction_N, -np.nan_to_num(unsure_N), identity_N)
+    return tuple(galleries), tuple(pairs)
+
+
+def _of_the_order(scored: _Scored) -> list[Gallery]:
+    ranking, label_N = scored.ranking, scored.label_N
+    if ranking is None:
+        return []
+    fn, identity_N = ranking.selection.fn, scored.columns.values["identity"]
+    outlier_N = scored.outlier_N if scored.outlier_N is not None else np.zeros(len(label_N), dtype=np.bool_)
+    keys = order_keys(ranking.score_N, tie_N=ranking.tie_N, identity_N=identity_N, order="hardest")
+    hardest = ordered(keys, ~outlier_N)
+    found = [
+        gallery("hardest", "Hardest", f"Highest {fn}, outliers left out.", hardest, label_N),
+        gallery("easiest", "Easiest", f"Lowest {fn}.", hardest[::-1], label_N),
+    ]
+    if scored.kept_N.any() and not (ranking.selection.always or ranking.selection.base):
+        order_N = ordered(ranking.keys, ~outlier_N)
+        last = last_of(np.flatnonzero(scored.kept_N), ranking.keys)
+        rows = around(order_N, last)
+        found.append(Gallery("cut", "At the cut", "The last kept and the first dropped.", len(rows), rows, rows[:0]))
+    if outlier_N.any():
+        rows = ordered(keys, outlier_N)
+        found.append(gallery("outliers", "Outliers set aside", f"Highest {fn} of all, not kept.", rows, label_N))
+    return found
+
+
+def _rows_of(galleries: Iterable[Gallery]) -> list[int]:
+    return [row for one in galleries for rows in (one.rows, one.more) for row in rows.tolist()]
+
+
+def _histograms(scored: _Scored) -> tuple[Histogram, ...]:
+    ranking, histograms = scored.ranking, list[Histogram]()
+    if ranking:
+        histograms.append(_main_histogram(scored, ranking))
+    for name in scored.names:
+        if not (ranking and name == ranking.selection.fn):
+            histograms.append(_histogram(name, scored.score(name), scored, SMALL_BINS))
+    return tuple(histograms)
+
+
+def _main_histogram(scored: _Scored, ranking: Ranking) -> Histogram:
+    selection, score_N, outlier_N = ranking.selection, np.asarray(ranking.score_N, dtype=np.float64), scored.outlier_N
+    cut = None
+    has_quotas = selection.per_class is not None or selection.min_per_class > 0
+    if scored.kept_N.any() and not (has_quotas or selection.always or selection.base):
+        cut = float(score_N[last_of(np.flatnonzero(scored.kept_N), ranking.keys)])
+    aside = float(score_N[outlier_N].min()) if outlier_N is not None and outlier_N.any() else None
+    plain = _histogram(selection.fn, score_N, scored, BINS)
+    return replace(plain, cut=cut, outliers_from=aside)
+
+
+def _histogram(name: str, score_N: NDArray[np.float64], scored: _Scored, bins: int) -> Histogram:
+    finite_N = np.isfinite(score_N)
+    outlier_N = scored.outlier_N if scored.outlier_N is not None else np.zeros(len(score_N), dtype=np.bool_)
+    values = score_N[finite_N]
+    # A span below what float64 tells apart has no bins: equal values get a bin of their own.
+    edges = np.histogram_bin_edges(values, bins) if len(values) and np.ptp(values) > 1e-9 else np.array([
+        *(values[:1] - 0.5 if len(values) else [0.0]), *(values[:1] + 0.5 if len(values) else [1.0]),
+    ])  # fmt: skip
+    parts = (scored.kept_N, ~scored.kept_N & ~outlier_N, outlier_N)
+    kept, dropped, aside = (tuple(np.histogram(score_N[finite_N & part_N], edges)[0].tolist()) for part_N in parts)
+    return Histogram(name, tuple(edges.tolist()), kept, dropped, aside)
+
+
+def _samples(
+    scored: _Scored, rows: Sequence[int], bad: Sequence[BadSample], root: Path, notes: list[str]
+) -> tuple[dict[int, Shown], tuple[Shown, ...]]:
+    pool = scored.origin.pool
+    number_of = {scan.name: number for number, scan in enumerate(pool.scans)}
+    places = [scored.place(row) for row in rows]
+    bad_places = [(number_of[sample.shard], sample.ordinal) for sample in bad]
+    seen, gone = glimpses(pool, [*places, *bad_places], root)
+    if gone:
+        looked = len({number for number, _ in [*places, *bad_places]})
+        notes.append(
+            f"{len(gone):,} of {looked:,} shards looked at are not in {root} as they were: no pictures of theirs."
+        )
+    ranks, votes = _ranks(scored, rows), _votes(scored, rows)
+    keys = {number: pool.read(number, ["key"])["key"] for number in {number for number, _ in places}}
+    samples = {}
+    for row, (number, ordinal) in zip(rows, places, strict=True):
+        label = int(scored.label_N[row])
+        prediction = "" if scored.prediction_N is None else class_name(pool, int(scored.prediction_N[row]))
+        aside = scored.outlier_N is not None and bool(scored.outlier_N[row])
+        samples[row] = Shown(
+            pool.scans[number].name, ordinal, keys[number][ordinal].as_py(), label, class_name(pool, label), prediction,
+            "kept" if scored.kept_N[row] else "dropped",
+            "outlier" if aside else "", ranks[row], votes.get(row, ()), seen.get((number, ordinal), Glimpse()),
+        )  # fmt: skip
+    failed = tuple(
+        Shown(one.shard, one.ordinal, one.key, -1, "", "", "failed", one.reason, (), (), seen.get(place, Glimpse()))
+        for one, place in zip(bad, bad_places, strict=True)
+    )
+    return samples, failed
+
+
+def _ranks(scored: _Scored, rows: Sequence[int]) -> dict[int, tuple[tuple[str, float, int], ...]]:
+    """Returns every score of some samples with its rank, one score's column in memory at a time."""
+    found: dict[int, list[tuple[str, float, int]]] = {row: [] for row in rows}
+    for name in scored.names:
+        score_N = scored.score(name)
+        tie = ACQUISITIONS[name].tie if name in ACQUISITIONS and not scored.origin.index else None
+        columns = scored.origin.columns([tie], null_is_nan=True) if tie else scored.columns
+        keys = sort_keys(name, score_N, columns, "hardest")
+        for row in rows:
+            if not np.isnan(score_N[row]):
+                found[row].append((name, float(score_N[row]), rank_of(row, keys)))
+    return {row: tuple(scores) for row, scores in found.items()}
+
+
+def _votes(scored: _Scored, rows: Sequence[int]) -> dict[int, tuple[tuple[str, str], ...]]:
+    origin = scored.origin
+    votes: dict[int, list[tuple[str, str]]] = {row: [] for row in rows}
+    for name in [] if origin.index else vote_names(origin.scores):
+        class_N = read_columns(origin.scores / VOTES, origin.pool, [name], bad=origin.bad).values[name]
+        seed, _, epoch = name.removeprefix(VOTE).partition("/")
+        for row in rows:
+            votes[row].append((f"seed {seed}, epoch {epoch}", class_name(origin.pool, int(class_N[row]))))
+    return {row: tuple(own) for row, own in votes.items()}
+
+
+def _iterations(manifest: Path, head: Head) -> tuple[tuple[int, int], ...]:
+    if not (manifest / ITERATIONS).exists():
+        return ()
+    counts = Counter[int]()
+    for added_N in iterations_of(manifest, head):
+        values, sizes = np.unique(added_N, return_counts=True)
+        counts.update(dict(zip(values.tolist(), sizes.tolist(), strict=True)))
+    if sum(counts.values()) - counts[NOT_KEPT] != head.totals.kept:
+        raise ManifestError(f"{manifest / ITERATIONS}: does not fit the manifest.", hint="Prune again.")
+    return tuple((number, counts[number]) for number in sorted(counts) if number != NOT_KEPT)
