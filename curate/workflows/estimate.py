@@ -47,7 +47,8 @@ def estimate(request: Request) -> dict[str, Any]:
         "epochs": train.seeds * train.epochs,
         "members": members,
         "seconds": round(seconds),
-        "memory_bytes": members * weights + dynamics + (pixels if setting.store == "memory" else 0),
+        # Weights, gradients and momentum while training; scoring holds one member at a time.
+        "memory_bytes": 3 * weights + dynamics + (pixels if setting.store == "memory" else 0),
         "disk_bytes": (members + 2 * train.seeds) * weights
         + train.seeds * dynamics
         + (pixels if setting.store == "disk" else 0),
