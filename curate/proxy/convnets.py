@@ -26,7 +26,6 @@ def resnet10(pretrained: bool = False, *, width: float = 1.0, **arguments: Any) 
 class ThreeStages(nn.Module):
     """Three stages of two 3x3 convolutions, pooled by two in each, for images of 32 px and about that.
 
-    Two cores train it to 90 % on CIFAR-10 in ten epochs, at three times a ResNet-20's arithmetic.
     Source: Jordan 2024, arXiv 2404.00498, the network of airbench94: its widths, pooling and GELU.
         Here with a plain first convolution and trained norm weights.
 
@@ -38,9 +37,10 @@ class ThreeStages(nn.Module):
     def __init__(self, *, num_classes: int = 10, in_chans: int = 3, width: float = 1.0) -> None:
         super().__init__()
         channels = [max(1, round(wide * width)) for wide in STAGES]
-        self.stem = nn.Conv2d(in_chans, channels[0] // 2 or 1, 3, padding=1, bias=False)
-        self.stem_norm = nn.BatchNorm2d(channels[0] // 2 or 1)
-        befores = [channels[0] // 2 or 1, *channels[:-1]]
+        stem = max(1, channels[0] // 2)
+        self.stem = nn.Conv2d(in_chans, stem, 3, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(stem)
+        befores = [stem, *channels[:-1]]
         self.stages = nn.Sequential(*(_stage(before, wide) for before, wide in zip(befores, channels, strict=True)))
         self.activation = nn.GELU()
         self.num_features = channels[-1]

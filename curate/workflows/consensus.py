@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from curate.errors import UsageError
 from curate.manifest.origin import Origin, open_origin
+from curate.proxy.schedule import checkpoint_epochs
+from curate.recipe import Train
 from curate.scores import RUN, VOTE, VOTES, read_columns, read_record
 
 VoteArray = NDArray[np.int64]
@@ -52,11 +54,13 @@ def vote_names(folder: Path) -> list[str]:
     recipe = read_record(folder / RUN)["recipe"]
     if not recipe["score"].get("votes"):
         return []
-    train = recipe["train"]
-    first = train["epochs"] - (train["checkpoints"] - 1) * train["checkpoint_every"]
-    epochs = range(first, train["epochs"] + 1, train["checkpoint_every"])
-    seeds = range(train["seed"], train["seed"] + train["seeds"])
-    return [f"{VOTE}{seed}/{epoch}" for seed in seeds for epoch in epochs]
+    return vote_columns(Train.model_validate(recipe["train"]))
+
+
+def vote_columns(train: Train) -> list[str]:
+    """Returns the columns of the members' votes, in the members' order: seeds, then epochs, rising."""
+    seeds = range(train.seed, train.seed + train.seeds)
+    return [f"{VOTE}{seed}/{epoch}" for seed in seeds for epoch in checkpoint_epochs(train)]
 
 
 def _seeds(names: Sequence[str]) -> list[int]:

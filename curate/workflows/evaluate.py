@@ -27,7 +27,7 @@ from curate.proxy.training import Plan, member_path, train_member
 from curate.recipe import Recipe, Train
 from curate.workflows.arms import ALL, Arm, arms_of
 from curate.workflows.cost import TRAIN_PASSES, cost_of
-from curate.workflows.held_out import HeldOut, other_shards
+from curate.workflows.held_out import HeldOut, RowArray, other_shards
 from curate.workflows.results import summarise, write_tables
 from curate.workflows.run import Request as RunRequest
 from curate.workflows.run import Run, open_run
@@ -37,6 +37,7 @@ RECORD, RUNS, WORK, FULL = "evaluation.json", "runs", "work", "full"
 SCRATCH, PRETRAIN = "scratch", "pretrain"
 FIRST_SEED = 100  # a target that shares its seed with the proxy would be a member
 MEMBER_STRIDE = 10_000
+NOTE_EVERY = 10  # epochs
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,9 @@ def _run_request(request: Request, recipe: Recipe) -> RunRequest:
 
 def _check_record(request: Request, run: Run, test: HeldOut) -> None:
     """Results that mean different things never share a folder."""
-    fresh = {"test": test.fingerprint, "equal": request.equal, "members": request.members}
-    fresh["scheme"] = request.scheme
+    fresh = {
+        "test": test.fingerprint, "equal": request.equal, "members": request.members, "scheme": request.scheme,
+    }  # fmt: skip
     path = request.out / RECORD
     if not path.exists():
         durable.write_json(path, fresh)
@@ -256,7 +258,7 @@ def _add_start(result: dict[str, Any], path: Path) -> None:
         result[name] += whole[name]
 
 
-def _train(plan: Plan, pixels: Pixels, rows_K: Any, seed: int, folder: Path, progress: Progress) -> None:
+def _train(plan: Plan, pixels: Pixels, rows_K: RowArray, seed: int, folder: Path, progress: Progress) -> None:
     """Trains one target; the time of its epochs is kept beside its state, so that a resumed one adds up."""
     begun = time.monotonic()
 
@@ -266,7 +268,8 @@ def _train(plan: Plan, pixels: Pixels, rows_K: Any, seed: int, folder: Path, pro
         with (folder / "seconds.txt").open("a") as file:
             file.write(f"{epoch} {now - begun:.3f}\n")
         begun = now
-        progress.note(f"epoch {epoch}/{plan.train.epochs}") if epoch % 10 == 0 else None
+        if epoch % NOTE_EVERY == 0:
+            progress.note(f"epoch {epoch}/{plan.train.epochs}")
 
     train_member(
         plan, pixels, rows_K, seed=seed, folder=folder, progress=lambda epoch, seen: None, on_epoch=on_epoch

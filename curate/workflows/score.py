@@ -25,9 +25,9 @@ from curate.proxy.pixels import Pixels, with_labels_of
 from curate.proxy.predict import Predicted, Voters, measured, predict
 from curate.proxy.schedule import checkpoint_epochs
 from curate.proxy.training import dynamics_of, history_of, member_path, train_member
-from curate.recipe import Train
 from curate.samples import IdentityArray
-from curate.scores import BAD, SUMMARY, VOTE, BadSample, table_path, write_bad, write_record, write_scores, write_votes
+from curate.scores import BAD, SUMMARY, BadSample, table_path, write_bad, write_record, write_scores, write_votes
+from curate.workflows.consensus import vote_columns
 from curate.workflows.embed import embed
 from curate.workflows.held_out import HeldOut, other_shards, split
 from curate.workflows.run import Request, Run, described, open_run
@@ -127,11 +127,6 @@ def _trace(run: Run, pixels: Pixels, model: nn.Module, dynamics: Dynamics, name:
             parts = []
 
 
-def vote_names(seeds: Sequence[int], train: Train) -> list[str]:
-    """Returns the columns of the members' votes, in the members' order."""
-    return [f"{VOTE}{seed}/{epoch}" for seed in seeds for epoch in checkpoint_epochs(train)]
-
-
 def _members(run: Run) -> list[Member]:
     epochs = checkpoint_epochs(run.plan.train)
     return [Member(seed, epoch, member_path(run.folder(seed), epoch)) for seed in run.seeds for epoch in epochs]
@@ -211,7 +206,7 @@ def _batch_columns(run: Run, part: Predicted, first: int, identity_S: IdentityAr
     for seed, ensemble in part.by_seed.items():
         columns |= {f"{name}@{seed}": values for name, values in ensemble_columns(ensemble).items()}
     if run.request.recipe.score.votes:
-        columns |= dict(zip(vote_names(run.seeds, run.plan.train), part.votes_MB, strict=True))
+        columns |= dict(zip(vote_columns(run.plan.train), part.votes_MB, strict=True))
     return columns
 
 
