@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from curate.errors import ScoreError, UsageError
 from curate.statistics import (
     average_ranks,
+    dominance,
     histogram_of_distinct,
     kendall,
+    kolmogorov_smirnov,
+    kolmogorov_smirnov_by_chance,
     mean_and_spread,
     pearson,
     spearman,
@@ -150,3 +154,22 @@ def test_what_has_no_overlap_is_refused():
             top_overlap([1, 2], [1, 2], count, identity)
     with pytest.raises(ScoreError, match="2 values with 1"):
         top_overlap([1, 2], [1], 1, identity)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.lists(st.integers(0, 9), min_size=1, max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_distances_of_distributions_are_scipys(a, b):
+    assert kolmogorov_smirnov(a, b) == pytest.approx(stats.ks_2samp(a, b, method="asymp").statistic)
+    pairs = np.sign(np.subtract.outer(a, b))
+    assert dominance(a, b) == pytest.approx(pairs.mean())
+
+
+def test_chance_is_the_asymptotic_critical_value():
+    assert kolmogorov_smirnov_by_chance(50_000, 80_000) == pytest.approx(
+        stats.kstwobign.isf(0.05) * (130_000 / 4e9) ** 0.5, rel=1e-3
+    )
+
+
+def test_nothing_has_no_distribution():
+    with pytest.raises(ScoreError, match="0 values"):
+        kolmogorov_smirnov([], [1.0])

@@ -52,6 +52,9 @@ def score(
     within: Annotated[
         Path | None, typer.Option("--within", help="Train on what this manifest keeps; score all.", metavar="MANIFEST")
     ] = None,
+    base: Annotated[
+        Path | None, typer.Option("--base", help="Grow this run: its members score the new shards.", metavar="RUN")
+    ] = None,
     per_seed: Annotated[bool, typer.Option("--per-seed", help="Also keep each seed's own columns.")] = False,
     trace: Annotated[
         bool, typer.Option("--trace", help="Also keep entropy, correctness and forgetting of each epoch.")
@@ -77,22 +80,41 @@ def score(
         "score.per_seed": "true" if per_seed else None, "score.trace": "true" if trace else None,
     }  # fmt: skip
     given = [f"{name}={value}" for name, value in flags.items() if value]
-    loaded = load_recipe(recipe, [*ensemble_settings(ensemble), *(settings or []), *given])
+    if base:
+        _refuse_beside_base(recipe, settings, given, ensemble, val, test, within, embeddings, dry_run)
+        loaded = _recipe_of(base)
+    else:
+        loaded = load_recipe(recipe, [*ensemble_settings(ensemble), *(settings or []), *given])
     check_ensemble(ensemble, loaded.train.seeds, loaded.train.checkpoints)
     source = label_source(label_from, label_field, labels)
+    from curate.workflows.growth import grow
     from curate.workflows.run import Request
     from curate.workflows.score import score as work
 
     request = Request(
         shards=shards, out=out, recipe=loaded, labels=source, val=val or (), test=test or (), device=device,
-        skip_faults=skips(on_bad_shard), max_bad=max_bad, embeddings=embeddings, within=within,
+        skip_faults=skips(on_bad_shard), max_bad=max_bad, embeddings=embeddings, within=within, base=base,
     )  # fmt: skip
     if dry_run:
         return _show_estimate(request, as_json=as_json)
     with console.progress(quiet=as_json) as listener:
-        summary = work(request, listener)
+        summary = (grow if base else work)(request, listener)
     _show_scores(summary, out, as_json=as_json)
     return None
+
+
+def _refuse_beside_base(*given: object) -> None:
+    if any(given):
+        raise UsageError(
+            "--base takes recipe, members, held-out samples and accuracies of that run.",
+            hint="Leave out --proxy, --recipe, --set, --seeds …, --val, --test, --within, --embeddings, --dry-run.",
+        )
+
+
+def _recipe_of(base: Path) -> Any:
+    from curate.workflows.base_run import open_base_run
+
+    return open_base_run(base).recipe
 
 
 def _show_estimate(request: Any, *, as_json: bool) -> None:
@@ -117,6 +139,8 @@ def _show_scores(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:
         rows = [(f"seed {m['seed']} epoch {m['epoch']}", *(f"{m[n]:.2%}" for n in names)) for m in summary["members"]]
         rows.append(("ensemble", *(f"{summary['ensemble'][n]:.2%}" for n in names)))
         console.show_table("Accuracy", ("member", *names), rows)
+    if "growth" in summary:
+        _show_growth(summary["growth"])
     console.say(
         f"{summary['scored']:,} of {summary['samples']:,} samples scored by {len(summary['members'])} members of "
         f"{summary['proxy']}, {summary['failed']:,} failed."
@@ -124,6 +148,21 @@ def _show_scores(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:
     where = "" if out == Path("scores") else f" --scores {out}"
     console.note(f"Next: curate prune{where} --keep 0.8 --fn variation_ratio")
     return None
+
+
+def _show_growth(growth: dict[str, Any]) -> None:
+    rows = [
+        (fn, *(f"{found[name]:.3f}" for name in ("distance", "chance", "shift")))
+        for fn, found in growth["drift"].items()
+    ]
+    kind = "held-out" if growth["held_out"] else "trained-on"
+    title = f"Drift: {growth['samples']:,} samples added since training against {growth['old']:,} {kind} ones"
+    console.show_table(title, ("score", "distance", "by chance", "shift"), rows)
+    checked, accuracy = growth["checked"], growth["accuracy"]
+    how = "to the same bytes" if checked["equal"] else f"with ranks that agree by {checked['agreement']:.4f}"
+    console.say(f"{checked['samples']:,} old samples were scored again, {how}.")
+    if None not in accuracy.values():
+        console.say(f"Right labels: {accuracy['new']:.2%} of the added samples, {accuracy['old']:.2%} of the others.")
 
 
 @app.command()

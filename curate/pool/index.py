@@ -138,14 +138,19 @@ def load_pool(folder: Path) -> Pool:
     return Pool(folder, Path(text["root"]), tuple(Scan(**scan) for scan in text["shards"]), classes)
 
 
+def labels_of(folder: Path) -> tuple[str, str]:
+    """Returns (kind, field) of where the labels of an index came from."""
+    kind, field = json.loads((folder / "pool.json").read_bytes())["labels"]
+    return kind, field
+
+
 def _check_same_pool(folder: Path, found: Sources, labels: LabelSource) -> None:
     path = folder / "pool.json"
     if not path.exists():
         return
-    known = load_pool(folder)
-    recorded = json.loads(path.read_bytes())["labels"]
+    known, recorded = load_pool(folder), labels_of(folder)
     names = [shard.name for shard in found.shards]
-    if [scan.name for scan in known.scans] != names or recorded != [labels.kind, labels.field]:
+    if [scan.name for scan in known.scans] != names or recorded != (labels.kind, labels.field):
         raise RunError(
             f"{folder} indexes another pool: {len(known.scans)} shards under {known.root}, "
             f"labels from {':'.join(filter(None, recorded))}.",

@@ -19,7 +19,13 @@ def figure(value: float | None, unit: Unit) -> str:
     """Returns a value as it is read: a percentage, a count, or a plain number."""
     if value is None:
         return "not measured"
-    return f"{value:,.0f}" if unit == "samples" else f"{value:.4f}" if unit == "correlation" else f"{value:.2%}"
+    return (
+        f"{value:,.0f}"
+        if unit == "samples"
+        else f"{value:.4f}"
+        if unit in ("correlation", "distance")
+        else f"{value:.2%}"
+    )
 
 
 def row(outcome: Outcome) -> tuple[str, ...]:

@@ -19,11 +19,11 @@ from curate.errors import UsageError
 from curate.manifest.lines import manifest_digest
 from curate.manifest.origin import find_origin, open_origin
 from curate.manifest.schema import Head
-from curate.scores import SUMMARY
+from curate.scores import SUMMARY, read_record
 from curate.statistics import spearman
 from curate.workflows.diff import Diff, class_names, diff
 
-Unit = Literal["share", "samples", "correlation"]
+Unit = Literal["share", "samples", "correlation", "distance"]
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,36 @@ def rank_agreement(evidence: Evidence) -> Measured:
     return Measured(None if np.isnan(value) else value, where)
 
 
+def drift(evidence: Evidence) -> Measured:
+    """Returns how far the scores of samples added since training lie from the others', as Kolmogorov and Smirnov's D.
+
+    Of several runs, the one with the largest; 0 where nothing was added.
+    """
+    selection = evidence.head.selection
+    if selection.fn == "random" or selection.of or selection.cover:
+        return Measured(None, f"'{selection.fn}' ranks nothing by a saved score")
+    origin = find_origin(evidence.folder, evidence.head, evidence.scores, evidence.index)
+    if origin.index:
+        return Measured(None, "scores from elsewhere do not say what they were trained on")
+    found = [_drift_of(folder, selection.fn) for folder in (origin.scores, *origin.others)]
+    return max(found, key=lambda one: float("inf") if one.value is None else one.value)
+
+
+def _drift_of(scores: Path, fn: str) -> Measured:
+    growth = read_record(scores / SUMMARY).get("growth")
+    if growth is None:
+        return Measured(0.0, "nothing was added since the members were trained")
+    found = growth["drift"].get(fn)
+    if found is None:
+        return Measured(None, f"no drift of {fn} was measured")
+    kind = "held-out" if growth["held_out"] else "trained-on"
+    where = f"{fn} of {growth['samples']:,} added samples against {growth['old']:,} {kind} ones"
+    shift = f"{'higher' if found['shift'] > 0 else 'lower'} by {abs(found['shift']):.2f}"
+    return Measured(
+        found["distance"], f"{where}, {shift}; chance gives {found['chance']:.2f}; past the limit, train again"
+    )
+
+
 def proxy_accuracy(evidence: Evidence) -> Measured:
     """Returns the ensemble's accuracy on the test shards that were scored beside the pool."""
     scored = evidence.head.scored
@@ -226,6 +256,7 @@ GATES: dict[str, Gate] = {
     "min_rank_agreement": Gate(
         rank_agreement, False, "correlation", "Spearman's correlation with earlier scores", lowest=-1.0, needs="earlier"
     ),
+    "max_drift": Gate(drift, True, "distance", "drift of scores of samples added since training; past it, train again"),
     "min_proxy_accuracy": Gate(proxy_accuracy, False, "share", "test accuracy of the proxy's ensemble"),
     "min_margin_over_random": Gate(
         margin_over_random, False, "share", "accuracy on kept less that on random", lowest=-1.0, needs="evaluation"

@@ -22,6 +22,7 @@ from curate.progress import Progress, as_stage
 from curate.proxy.training import Plan
 from curate.recipe import Recipe
 from curate.scores import INDEX, RUN, read_record, write_record
+from curate.workflows.base_run import open_base_run
 from curate.workflows.setting import Setting, plan_for, settle
 
 LOG = "log.jsonl"
@@ -39,6 +40,7 @@ class Request:
         max_bad: the fraction of bad samples at which the run ends.
         embeddings: also keep the embedding of every scored sample. Not in the recipe: scores are the same without.
         within: a manifest; members are trained on what it keeps alone, everything is scored.
+        base: a finished run that grows: its members score what was added, nothing is trained; see `growth`.
         answers: labels of samples that have none in the shards, by (shard, key).
     """
 
@@ -53,6 +55,7 @@ class Request:
     max_bad: float = 0.1
     embeddings: bool = False
     within: Path | None = None
+    base: Path | None = None
     answers: Answers = field(default_factory=dict)
 
 
@@ -100,6 +103,8 @@ def open_run(request: Request, progress: Progress) -> Run:
         answers=request.answers,
     )
     _check_classes(pool)
+    if request.base:
+        open_base_run(request.base).check(pool)
     record = _settled(request, pool)
     setting = Setting(**record["setting"])
     torch.set_num_threads(setting.threads)
@@ -108,24 +113,27 @@ def open_run(request: Request, progress: Progress) -> Run:
 
 def _settled(request: Request, pool: Pool) -> dict[str, Any]:
     """Returns the run's record: written by the first execution, checked and kept by the next ones."""
-    path = request.out / RUN
+    path, base = request.out / RUN, open_base_run(request.base) if request.base else None
     fresh = {
         "recipe": request.recipe.model_dump(mode="json"),
         "recipe_digest": request.recipe.digest,
         "pool": pool.fingerprint,
         "val": list(request.val),
         "within": manifest_digest(request.within) if request.within else "",
+        "base": base.digest if base else "",
         "answers": _digest(request.answers),
     }
     if not path.exists():
-        record = {**fresh, "setting": settle(request.recipe, pool, request.out, request.device).record()}
-        write_record(path, record)
+        setting = settle(request.recipe, pool, request.out, request.device)
+        setting = base.setting(setting) if base else setting
+        write_record(path, {**fresh, "setting": setting.record()})
     known = read_record(path)
     for name, what in (
         ("pool", "pool"),
         ("recipe", "recipe"),
         ("val", "--val"),
         ("within", "--within"),
+        ("base", "--base"),
         ("answers", "answers"),
     ):
         if known.get(name, "") != fresh[name]:

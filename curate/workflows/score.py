@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from curate.workflows.held_out import HeldOut, other_shards, split
 from curate.workflows.run import Request, Run, described, open_run
 from curate.workflows.setting import open_pixels
 
+Learned = Callable[[Run, Pixels, int, NDArray[np.int64]], dict[str, NDArray[Any]]]
+
 
 def score(request: Request, progress: Progress | None = None, *, pixels: Pixels | None = None) -> dict[str, Any]:
     """Scores a pool into `request.out`; returns the summary that it also writes there.
@@ -56,18 +58,18 @@ def score(request: Request, progress: Progress | None = None, *, pixels: Pixels 
         pixels = pixels or open_pixels(run.pool, run.setting, request.recipe, request.out / "pixels", progress)
         pixels.rows = with_labels_of(run.pool, pixels.rows)
         bad = [BadSample(*sample) for sample in bad_samples(run.pool)]
-        _check_bad(len(bad) + len(pixels.bad), run)
+        check_bad(len(bad) + len(pixels.bad), run)
         train_K, val = split(run, pixels)
         for seed in run.seeds:
             _train(run, pixels, train_K, seed)
         members = Members(run.plan, _members(run))
-        _score_shards(run, pixels, members)
+        score_shards(run, pixels, members, learned_of)
         if request.embeddings:
             # The last member of the first seed: the end of one whole training.
             last = members.members[run.plan.train.checkpoints - 1]
             embed(run, pixels, members.load(last), seed=last.seed, epoch=last.epoch)
-        bad += _all_bad(run)
-        _check_bad(len(bad), run)
+        bad += undecodable(run)
+        check_bad(len(bad), run)
         write_bad(request.out / BAD, bad)
         summary = _summary(run, members, bad, val, trained=len(train_K))
         write_record(request.out / SUMMARY, summary)
@@ -75,7 +77,8 @@ def score(request: Request, progress: Progress | None = None, *, pixels: Pixels 
         return summary
 
 
-def _check_bad(count: int, run: Run) -> None:
+def check_bad(count: int, run: Run) -> None:
+    """Raises TooMuchBadDataError where more samples are bad than the request allows."""
     if count > run.request.max_bad * run.pool.total:
         raise TooMuchBadDataError(
             f"{count:,} of {run.pool.total:,} samples are bad, more than --max-bad {run.request.max_bad:g} allows.",
@@ -132,17 +135,19 @@ def _members(run: Run) -> list[Member]:
     return [Member(seed, epoch, member_path(run.folder(seed), epoch)) for seed in run.seeds for epoch in epochs]
 
 
-def _score_shards(run: Run, pixels: Pixels, members: Members) -> None:
+def score_shards(run: Run, pixels: Pixels, members: Members, learned: Learned) -> None:
+    """Scores every shard that has no table yet; `learned` gives the columns of what training revealed of one."""
     run.progress.stage(f"score with {len(members)} members", run.pool.total, "images")
     todo = [index for index, scan in enumerate(run.pool.scans) if not _is_scored(run, scan.name)]
     for index, columns in score_columns(run, pixels, members, todo):
         name = run.pool.scans[index].name
-        columns |= _learned(run, pixels, index, columns["ordinal"])
+        columns |= learned(run, pixels, index, columns["ordinal"])
         before = {(bad.shard, bad.ordinal) for bad in bad_samples_of(run, index)}
         bad = [b for b in pixels.bad if b.shard == name and (b.shard, b.ordinal) not in before]
         # The list of bad samples first: the table is the marker that the shard is done.
-        _bad_path(run, name).parent.mkdir(parents=True, exist_ok=True)
-        durable.write_json(_bad_path(run, name), [vars(sample) for sample in bad])
+        marker = bad_path(run.request.out, name)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        durable.write_json(marker, [vars(sample) for sample in bad])
         write_votes(run.request.out, name, columns)
         write_scores(run.request.out, name, columns)
         run.log(event="shard", shard=name, rows=len(columns["ordinal"]))
@@ -150,11 +155,12 @@ def _score_shards(run: Run, pixels: Pixels, members: Members) -> None:
 
 
 def _is_scored(run: Run, shard: str) -> bool:
-    return table_path(run.request.out, shard).exists() and _bad_path(run, shard).exists()
+    return table_path(run.request.out, shard).exists() and bad_path(run.request.out, shard).exists()
 
 
-def _bad_path(run: Run, shard: str) -> Path:
-    return run.request.out / "bad" / f"{shard}.json"
+def bad_path(out: Path, shard: str) -> Path:
+    """Returns where it is said which samples of a shard had no score."""
+    return out / "bad" / f"{shard}.json"
 
 
 def bad_samples_of(run: Run, index: int) -> list[BadSample]:
@@ -163,10 +169,10 @@ def bad_samples_of(run: Run, index: int) -> list[BadSample]:
     return [BadSample(*sample) for sample in bad_samples(run.pool) if sample[0] == name]
 
 
-def _all_bad(run: Run) -> list[BadSample]:
-    return [
-        BadSample(**sample) for scan in run.pool.scans for sample in json.loads(_bad_path(run, scan.name).read_bytes())
-    ]
+def undecodable(run: Run) -> list[BadSample]:
+    """Returns what was found bad while every shard was scored, beside what the scan found."""
+    files = (bad_path(run.request.out, scan.name) for scan in run.pool.scans)
+    return [BadSample(**sample) for path in files for sample in json.loads(path.read_bytes())]
 
 
 def score_columns(
@@ -210,7 +216,7 @@ def _batch_columns(run: Run, part: Predicted, first: int, identity_S: IdentityAr
     return columns
 
 
-def _learned(run: Run, pixels: Pixels, index: int, ordinal_N: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+def learned_of(run: Run, pixels: Pixels, index: int, ordinal_N: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     """Returns what training itself revealed of one shard's samples: over all seeds and, if asked for, of each."""
     if not len(ordinal_N):
         return {}

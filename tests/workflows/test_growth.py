@@ -1,0 +1,160 @@
+"""New shards beside those of a finished run: scored by its members, the old ones as they were."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import TOY, png, write_tar
+
+from curate.cli import run
+from curate.scores import read_bad
+
+NEW = 24
+
+
+def add_shard(folder: Path, *, colour: tuple[int, int, int] | None = None, label: str = "") -> None:
+    """Puts a shard beside the others: samples like theirs, or of another colour or class."""
+    colours = [(220, 30, 30), (30, 200, 40), (40, 60, 220)]
+    members = []
+    for place in range(NEW):
+        image = png(colour or colours[place % 3], 900 + place)
+        members.append((f"n_{place:02d}.png", b"no image" if place == 5 else image))
+        members.append((f"n_{place:02d}.cls", (label or str(place % 3)).encode()))
+    write_tar(folder / "toy-0009.tar", members)
+
+
+@pytest.fixture
+def grown_pool(pool_folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(pool_folder, tmp_path / "pool", copy_function=shutil.copy2)
+
+
+def summary(out: Path) -> dict[str, object]:
+    return dict(json.loads((out / "summary.json").read_bytes()))
+
+
+def test_only_what_is_new_is_scored(
+    toy_scores: Path, grown_pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same scores as the members would have given in the run itself; nothing is trained."""
+    add_shard(grown_pool)
+    out = tmp_path / "grown"
+    words = ["score", str(grown_pool), "--base", str(toy_scores), "--out", str(out)]
+    assert run(words) == 0
+    shown = capsys.readouterr().out
+    assert "47 old samples were scored again, to the same bytes." in shown
+    assert "Drift: 23 samples added since training against 47 trained-on ones" in shown
+    events = [json.loads(line)["event"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert "epoch" not in events
+    for path in (toy_scores / "tables").iterdir():
+        assert (out / "tables" / path.name).read_bytes() == path.read_bytes()
+    assert not list(out.rglob("*.tmp"))
+
+    # Foreign to the base: a run over the new shard as a pool of its own, by the same members.
+    new = pq.read_table(out / "tables" / "toy-0009.tar.parquet")
+    assert (new.num_rows, new["aum"].null_count, new["entropy"].null_count) == (NEW - 1, NEW - 1, 0)
+    assert new.schema.names == pq.read_schema(out / "tables" / "toy-0000.tar.parquet").names
+    assert [bad.key for bad in read_bad(out / "bad.parquet")] == ["s1_07", "n_05"]
+    found = summary(out)
+    assert (found["samples"], found["scored"], found["failed"]) == (72, 70, 2)
+    assert found["members"] == summary(toy_scores)["members"]
+
+    before = {path: path.read_bytes() for path in sorted(out.rglob("*.parquet"))}
+    assert run(words) == 0  # again: nothing changes
+    assert {path: path.read_bytes() for path in sorted(out.rglob("*.parquet"))} == before
+    for fn, code in (("entropy", 0), ("aum", 1)):  # what training alone reveals is not there
+        words = ["prune", "--scores", str(out), "--keep", "0.5", "--fn", fn, "--out", str(tmp_path / fn)]
+        assert run(words) == code
+    assert run(["verify", str(tmp_path / "entropy")]) == 0
+    assert run(["explain", "n_03", "--manifest", str(tmp_path / "entropy")]) == 0
+
+
+def test_a_grown_run_grows_again(toy_scores: Path, grown_pool: Path, tmp_path: Path) -> None:
+    """What was added is never taken for what was trained on."""
+    add_shard(grown_pool)
+    assert run(["score", str(grown_pool), "--base", str(toy_scores), "--out", str(tmp_path / "a")]) == 0
+    shutil.copy(grown_pool / "toy-0009.tar", grown_pool / "toy-0010.tar")
+    assert run(["score", str(grown_pool), "--base", str(tmp_path / "a"), "--out", str(tmp_path / "b")]) == 0
+    growth = summary(tmp_path / "b")["growth"]
+    assert (growth["shards"], growth["samples"], growth["old"]) == (  # type: ignore[index]
+        ["toy-0009.tar", "toy-0010.tar"], 2 * (NEW - 1), 47,
+    )  # fmt: skip
+
+
+def test_drift_is_gated(toy_scores: Path, grown_pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Samples like the old ones pass; those of a colour that no member has seen do not."""
+    gates = tmp_path / "gates.toml"
+    gates.write_text("[gates]\nmax_drift = 0.6\n")
+    values = {}
+    for name, colour in (("like", None), ("unlike", (250, 250, 10))):
+        add_shard(grown_pool, colour=colour)
+        scores, manifest = tmp_path / name, tmp_path / f"m-{name}"
+        assert run(["score", str(grown_pool), "--base", str(toy_scores), "--out", str(scores)]) == 0
+        assert run(["prune", "--scores", str(scores), "--keep", "9", "--fn", "entropy", "--out", str(manifest)]) == 0
+        capsys.readouterr()
+        code = run(["check", str(manifest), "--gates", str(gates), "--json"])
+        (outcome,) = json.loads(capsys.readouterr().out)["gates"]
+        values[name] = (code, outcome["value"] <= 0.6, "train again" in outcome["where"])
+    assert values == {"like": (0, True, True), "unlike": (3, False, True)}
+    manifest = tmp_path / "plain"
+    assert (
+        run(["prune", "--scores", str(toy_scores), "--keep", "9", "--fn", "entropy", "--out", str(manifest)]) == 0
+    )  # fmt: skip
+    assert run(["check", str(manifest), "--gates", str(gates)]) == 0
+    assert "nothing was added" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "said"),
+    [
+        ("nothing", [], "has scores of all these shards"),
+        ("class", [], "classes that the members"),
+        ("gone", [], "toy-0001.tar of"),
+        ("other", [], "changed since"),
+        ("new", ["--proxy", "resnet18"], "Leave out --proxy"),
+        ("new", ["--label-from", "folder"], "read its labels from 'cls'"),
+        ("new", ["--base", "nowhere"], "no finished scores here"),
+    ],
+)
+def test_what_is_no_growth_is_refused(
+    change: str, words: list[str], said: str, toy_scores: Path, grown_pool: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    if change != "nothing":
+        add_shard(grown_pool, label="7" if change == "class" else "")
+    if change == "gone":
+        (grown_pool / "toy-0001.tar").unlink()
+    if change == "other":
+        write_tar(grown_pool / "toy-0001.tar", [("a.png", png((0, 0, 0), 1)), ("a.cls", b"0")])
+    given = ["score", str(grown_pool), "--base", str(toy_scores), "--out", str(tmp_path / "out"), *words]
+    assert run(given) == (1 if "nowhere" in words else 2)
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_pictures_that_changed_under_the_same_names_are_noticed(
+    toy_scores: Path, grown_pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Headers and sizes are the same, so that the scan sees nothing; the scores of old samples do."""
+    add_shard(grown_pool)
+    for path in sorted(grown_pool.glob("toy-000[012].tar")):
+        data = bytearray(path.read_bytes())
+        times = path.stat()
+        first = [at for at in range(0, len(data), 512) if data[at : at + 8] == b"\x89PNG\r\n\x1a\n"]
+        pictures = [bytes(data[at : at + 512]) for at in first]
+        for at, other in zip(first, [*pictures[1:], pictures[0]], strict=True):
+            data[at : at + 512] = other
+        path.write_bytes(bytes(data))
+        import os
+
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    words = ["score", str(grown_pool), "--base", str(toy_scores), "--out", str(tmp_path / "out"), "--max-bad", "1"]
+    assert run(words) == 1
+    assert "other scores than before" in capsys.readouterr().err
+
+
+def test_a_run_that_grew_is_no_run_of_its_own(toy_scores: Path, grown_pool: Path, tmp_path: Path) -> None:
+    add_shard(grown_pool)
+    assert run(["score", str(grown_pool), "--base", str(toy_scores), "--out", str(tmp_path / "out")]) == 0
+    assert run(["score", str(grown_pool), "--out", str(tmp_path / "out"), *TOY]) == 1
