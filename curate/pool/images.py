@@ -50,13 +50,28 @@ def decode(data: bytes, *, size_px: int, channels: int) -> NDArray[np.uint8]:
     Raises:
         SampleError: not an image, damaged, cut short, or larger than `MAX_PIXELS`.
     """
+    return _resampled(decode_square(data, size_px=size_px, channels=channels), size_px)
+
+
+def decode_square(data: bytes, *, size_px: int, channels: int) -> NDArray[np.uint8]:
+    """Returns the middle square of the image, shape (S, S, channels), uint8, with size_px <= S < 2 * size_px.
+
+    What is left to do is a resampling by less than two, which many images can share
+    (`curate.proxy.decoding`); an image that is farther from the target has been resampled here.
+
+    Raises:
+        SampleError: as `decode` does.
+    """
     try:
         with _opened(data) as image:
-            return _pixels(image, size_px, "L" if channels == 1 else "RGB").reshape(size_px, size_px, channels)
+            pixels = _square(image, size_px, "L" if channels == 1 else "RGB")
     except SampleError:
         raise
     except Exception as error:  # PIL's plug-ins raise nearly every kind for damaged data
         raise SampleError(f"cannot be decoded ({type(error).__name__})") from error
+    if not size_px <= len(pixels) < 2 * size_px:
+        pixels = _resampled(pixels, size_px)
+    return pixels.reshape(len(pixels), len(pixels), channels)
 
 
 def thumbnail(data: bytes, *, size_px: int, quality: int) -> bytes:
@@ -85,7 +100,7 @@ def _opened(data: bytes) -> Image.Image:
     return image
 
 
-def _pixels(image: Image.Image, size_px: int, mode: str) -> NDArray[np.uint8]:
+def _square(image: Image.Image, size_px: int, mode: str) -> NDArray[np.uint8]:
     width, height = image.size
     if image.format == "JPEG":
         # Never below the target: draft picks the smallest scale that still covers what is asked for.
@@ -95,15 +110,19 @@ def _pixels(image: Image.Image, size_px: int, mode: str) -> NDArray[np.uint8]:
     orientation = _orientation(image)
     if orientation != 1:
         image = ImageOps.exif_transpose(image)
-    if image.size != (size_px, size_px):
-        image = image.resize((size_px, size_px), Image.Resampling.BILINEAR, box=_centre(*image.size))
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    if side != max(image.size):
+        image = image.crop((left, top, left + side, top + side))
     return np.asarray(image)
 
 
-def _centre(width: int, height: int) -> tuple[float, float, float, float]:
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
+def _resampled(square: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+    if len(square) == size_px:
+        return square
+    image = Image.fromarray(square[..., 0] if square.ndim == 3 and square.shape[2] == 1 else square)
+    resized = np.asarray(image.resize((size_px, size_px), Image.Resampling.BILINEAR))
+    return resized.reshape(size_px, size_px, *square.shape[2:])
 
 
 def _eight_bit(image: Image.Image, mode: str) -> Image.Image:

@@ -9,27 +9,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate import durable
 from curate.errors import SampleError, ShardError
-from curate.pool.images import decode
 from curate.pool.index import Pool
 from curate.pool.shards import Shard
 from curate.pool.sources import open_source
+from curate.proxy.decoding import CHUNK_IMAGES, decode_images
 from curate.scores import BadSample
 
+Item = TypeVar("Item")
 Pixel = NDArray[np.uint8]
 Batch = tuple[NDArray[np.int64], Pixel]  # rows (B,) and pixels (B, H, W, C)
-PENDING_IMAGES = 256
 READ_AHEAD_BYTES = 1 << 26
 
 
@@ -143,27 +145,24 @@ def decoded(rows: Rows, index: int, shape: Shape, *, threads: int) -> Iterator[t
 
     Decoding runs in threads (the decoder leaves the interpreter's lock) on a bounded number of images.
     """
-    one = partial(_decode_one, shape=shape)
-    images = read_images(rows, index, rows.of_shard(index))
+    some = partial(_decode_chunk, shape=shape)
+    chunks = chunked(read_images(rows, index, rows.of_shard(index)), CHUNK_IMAGES)
     if threads <= 1:
-        yield from map(one, images)
+        yield from chain.from_iterable(map(some, chunks))
         return
     with ThreadPoolExecutor(threads) as pool:
-        pending = []
-        for image in images:
-            pending.append(pool.submit(one, image))
-            if len(pending) == PENDING_IMAGES:
-                yield from (future.result() for future in pending[: PENDING_IMAGES // 2])
-                del pending[: PENDING_IMAGES // 2]
-        yield from (future.result() for future in pending)
+        pending = deque[Future[list[tuple[int, Pixel | SampleError]]]]()
+        for chunk in chunks:
+            pending.append(pool.submit(some, chunk))
+            if len(pending) > threads:
+                yield from pending.popleft().result()
+        for future in pending:
+            yield from future.result()
 
 
-def _decode_one(image: tuple[int, bytes], shape: Shape) -> tuple[int, Pixel | SampleError]:
-    row, data = image
-    try:
-        return row, decode(data, size_px=shape.size_px, channels=shape.channels)
-    except SampleError as error:
-        return row, error
+def _decode_chunk(chunk: Sequence[tuple[int, bytes]], shape: Shape) -> list[tuple[int, Pixel | SampleError]]:
+    found = decode_images([data for _, data in chunk], size_px=shape.size_px, channels=shape.channels)
+    return [(row, one) for (row, _), one in zip(chunk, found, strict=True)]
 
 
 class StoredPixels:
@@ -239,6 +238,13 @@ class StoredPixels:
         for at in range(0, len(rows_K), batch_size):
             rows_B = rows_K[at : at + batch_size]
             yield rows_B, self.take(rows_B)
+
+
+def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yields runs of at most `size` items, in order."""
+    left = iter(items)
+    while chunk := list(islice(left, size)):
+        yield chunk
 
 
 def batches_of(rows_K: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:

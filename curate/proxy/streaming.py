@@ -20,13 +20,12 @@ import webdataset as wds
 from numpy.typing import NDArray
 
 from curate.errors import SampleError
-from curate.pool.images import decode
 from curate.pool.index import Pool
-from curate.proxy.pixels import Batch, Pixel, Rows, Shape, decoded, name_bad, read_images, rows_of
+from curate.proxy.decoding import CHUNK_IMAGES, decode_images
+from curate.proxy.pixels import Batch, Pixel, Rows, Shape, chunked, decoded, name_bad, read_images, rows_of
 from curate.scores import BadSample
 
 PARTS_PER_WORKER = 4
-CHUNK = 64  # samples that travel from a worker at once
 
 
 @dataclass(frozen=True)
@@ -148,15 +147,12 @@ class _Decode:
         self._shape = shape
 
     def __call__(self, source: Iterable[tuple[int, bytes]]) -> Iterator[Batch]:
-        rows, pixels = list[int](), list[Pixel]()
-        for row, data in source:
-            try:
-                pixels.append(decode(data, size_px=self._shape.size_px, channels=self._shape.channels))
-            except SampleError:
-                continue  # counted and named by the scoring pass, which sees every sample
-            rows.append(row)
-            if len(rows) == CHUNK:
+        for chunk in chunked(source, CHUNK_IMAGES):
+            found = decode_images(
+                [data for _, data in chunk], size_px=self._shape.size_px, channels=self._shape.channels
+            )
+            # What has no pixels is counted and named by the scoring pass, which sees every sample.
+            good = [(row, one) for (row, _), one in zip(chunk, found, strict=True) if not isinstance(one, SampleError)]
+            if good:
+                rows, pixels = zip(*good, strict=True)
                 yield np.array(rows), np.stack(pixels)
-                rows, pixels = [], []
-        if rows:
-            yield np.array(rows), np.stack(pixels)

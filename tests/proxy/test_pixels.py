@@ -56,7 +56,7 @@ def test_memory_disk_and_stream_give_the_same_pixels_in_order(pool, tmp_path: Pa
 
 def test_a_store_on_disk_is_not_decoded_twice(pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     first = stored(pool, tmp_path)
-    monkeypatch.setattr("curate.proxy.pixels.decode", None)
+    monkeypatch.setattr("curate.proxy.decoding.decode_square", None)
     again = stored(pool, tmp_path)
     rows = np.array([0, 5, 40])
     assert np.array_equal(first.take(rows), again.take(rows))
