@@ -3,15 +3,16 @@
 #
 #   key     prints the cache key of the scores (seconds, reads no shard's body)
 #   score   trains the proxy and scores the pool, unless the scores are there already (heavy)
-#   prune   writes the manifest, judges it, says what changed, writes the summary (light, no torch)
+#   prune   writes the manifest, judges it, says what changed, draws the report, writes the summary (light, no torch)
 #   all     score, then prune
 #
-# Exit codes are those of curate: 3 where a gate failed. Settings are variables:
+# Exit codes are those of curate: 3 where a gate failed, 6 where CURATE_MAX_TIME is over: score again. Settings are variables:
 set -euf
 : "${CURATE_SHARDS:?what names the shards: folders, globs, brace patterns, one word each}"
 : "${CURATE_TEST:=}"            # test shards of score, the same way
 : "${CURATE_RECIPE:=}"          # a recipe
 : "${CURATE_SCORE_ARGS:=}"      # further flags of score
+: "${CURATE_MAX_TIME:=}"        # score no longer than this, such as 5h
 : "${CURATE_SCORES:=scores}"    # where scores are, or go
 : "${CURATE_FN:=variation_ratio}"
 : "${CURATE_KEEP:=0.8}"
@@ -21,7 +22,7 @@ set -euf
 : "${CURATE_EARLIER:=}"         # the scores of before; without them rank agreement is skipped
 : "${CURATE_EVALUATION:=}"      # saved accuracies on kept and random samples
 : "${CURATE_SOFT:=}"            # anything: failed gates only warn
-: "${CURATE_OUT:=curate-out}"   # manifest/, summary.md, check.json, junit.xml, metrics.prom, diff.json, changed.tsv
+: "${CURATE_OUT:=curate-out}"   # manifest/, report.html, summary.md, check.json, junit.xml, metrics.prom, diff.json, …
 
 # Words are split at blanks on purpose, and nothing else is done to them (set -f).
 key() {
@@ -35,9 +36,14 @@ score() {
     echo "Scores are in $CURATE_SCORES already." >&2
     return
   fi
-  # shellcheck disable=SC2086
-  curate score $CURATE_SHARDS ${CURATE_TEST:+--test $CURATE_TEST} \
-    ${CURATE_RECIPE:+--recipe "$CURATE_RECIPE"} --out "$CURATE_SCORES" $CURATE_SCORE_ARGS
+  code=0
+  # A checkout gives shards new times: --copied. shellcheck disable=SC2086
+  curate score $CURATE_SHARDS ${CURATE_TEST:+--test $CURATE_TEST} ${CURATE_RECIPE:+--recipe "$CURATE_RECIPE"} \
+    ${CURATE_MAX_TIME:+--max-time $CURATE_MAX_TIME} --copied --out "$CURATE_SCORES" $CURATE_SCORE_ARGS || code=$?
+  if [ "$code" = 6 ] && [ -n "${GITHUB_ACTIONS:-}" ]; then
+    echo "::warning title=curate score::$CURATE_MAX_TIME were not enough. What is finished is kept: run this job again." >&2
+  fi
+  return "$code"
 }
 
 has_gate() { grep -Eq "^[[:space:]]*$1[[:space:]]*=" "$CURATE_GATES"; }
@@ -61,7 +67,8 @@ prune() {
   mkdir -p "$CURATE_OUT"
   # Nothing of an earlier run may be taken for this one's.
   rm -f "$CURATE_OUT"/check.md "$CURATE_OUT"/check.json "$CURATE_OUT"/junit.xml "$CURATE_OUT"/metrics.prom \
-    "$CURATE_OUT"/diff.md "$CURATE_OUT"/diff.json "$CURATE_OUT"/changed.tsv "$CURATE_OUT"/summary.md
+    "$CURATE_OUT"/diff.md "$CURATE_OUT"/diff.json "$CURATE_OUT"/changed.tsv "$CURATE_OUT"/summary.md \
+    "$CURATE_OUT"/report.html
   # shellcheck disable=SC2086
   curate prune --scores "$CURATE_SCORES" --fn "$CURATE_FN" --keep "$CURATE_KEEP" \
     --out "$CURATE_OUT/manifest" --force $CURATE_PRUNE_ARGS > "$CURATE_OUT/prune.txt"
@@ -70,6 +77,8 @@ prune() {
     curate diff "$CURATE_BASE" "$CURATE_OUT/manifest" --md > "$CURATE_OUT/diff.md"
     curate diff "$CURATE_BASE" "$CURATE_OUT/manifest" --json --list "$CURATE_OUT/changed.tsv" > "$CURATE_OUT/diff.json"
   fi
+  curate report "$CURATE_OUT/manifest" --scores "$CURATE_SCORES" --out "$CURATE_OUT/report.html" \
+    ${CURATE_EVALUATION:+--evaluation "$CURATE_EVALUATION"} > /dev/null
   summary
   return "$code"
 }
@@ -91,5 +100,5 @@ summary() {
 case "${1:-}" in
   key | score | prune) "$1" ;;
   all) score; prune ;;
-  *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

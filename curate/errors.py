@@ -7,7 +7,8 @@
     ├── ScoreError             exit 1   scores are missing, not finite, or do not fit together
     ├── ManifestError          exit 1   a manifest or its sources are not what they claim
     ├── RunError               exit 1   a run directory belongs to another pool or recipe, or is in use
-    └── TooMuchBadDataError    exit 4   more bad samples than the limit allows
+    ├── TooMuchBadDataError    exit 4   more bad samples than the limit allows
+    └── TimeUpError            exit 6   the time that was allowed is over; what is finished is kept
     SampleError                —        one bad sample; counted and listed, never stops a run
 
 A message says what happened and where; the hint says what was expected and what to do.
@@ -62,6 +63,12 @@ class TooMuchBadDataError(CurateError):
     """More bad samples than the limit allows."""
 
     exit_code = 4
+
+
+class TimeUpError(CurateError):
+    """The time that was allowed is over; what is finished is kept, and the same command goes on."""
+
+    exit_code = 6
 
 
 class SampleError(Exception):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Protocol
+
+from curate.errors import TimeUpError
 
 
 class Progress(Protocol):
@@ -34,6 +37,32 @@ def as_stage(progress: Progress, name: str, unit: str) -> Callable[[int, int, st
         progress.at(done, detail)
 
     return listen
+
+
+class Deadline:
+    """Passes everything on, and ends the work where it says how far it is after the time that was allowed.
+
+    Work that can be killed at any moment loses nothing by that but the epoch or the shard that was begun.
+    """
+
+    def __init__(self, progress: Progress, seconds: float) -> None:
+        self._progress, self._seconds = progress, seconds
+        self._end = time.monotonic() + seconds
+
+    def stage(self, name: str, total: int, unit: str) -> None:
+        self._progress.stage(name, total, unit)
+        self._look()
+
+    def at(self, done: int, detail: str = "") -> None:
+        self._progress.at(done, detail)
+        self._look()
+
+    def note(self, text: str) -> None:
+        self._progress.note(text)
+
+    def _look(self) -> None:
+        if time.monotonic() >= self._end:
+            raise TimeUpError(f"The {self._seconds:,.0f} seconds of --max-time are over.")
 
 
 class Silent:

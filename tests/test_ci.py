@@ -9,12 +9,16 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import write_tar
+from conftest import png, write_tar
 
 from curate.cli import run
+from curate.manifest.lines import manifest_digest
 from curate.manifest.schema import load_head
+from curate.workflows.gates import GATES
 
 ROOT = Path(__file__).parent.parent
 GREEN = {"max_drop": 0.6, "max_class_drop": 1.0, "min_per_class": 0, "max_share_shift": 1.0, "max_bad": 0.1}
@@ -52,6 +56,7 @@ def test_the_step_is_green_then_red(scored: Path, pool_folder: Path) -> None:
     result = step(scored, "all", **given, CURATE_GATES=gates, GITHUB_STEP_SUMMARY=str(summary))
     assert (result.returncode, "Scores are in scores already." in result.stderr) == (0, True), result.stderr
     assert load_head(scored / "curate-out" / "manifest").totals.kept == 24
+    assert "<!doctype html>" in (scored / "curate-out" / "report.html").read_text()
     found = json.loads((scored / "curate-out" / "check.json").read_text())
     assert {o["gate"]: o["status"] for o in found["gates"]} == dict.fromkeys(GREEN, "passed") | dict.fromkeys(
         COMPARED, "skipped"
@@ -78,6 +83,91 @@ def test_the_step_is_green_then_red(scored: Path, pool_folder: Path) -> None:
     assert "### curate diff" in text
     assert len(text.encode()) < 2**20
     assert step(scored, "prune", **given, **more, CURATE_GATES=gates, CURATE_SOFT="1").returncode == 0
+
+
+ALL_RED = RED | COMPARED | {
+    "min_rank_agreement": 0.5, "max_drift": 0.1, "min_proxy_accuracy": 0.9, "min_margin_over_random": 0.02,
+}  # fmt: skip
+ALL_GREEN = GREEN | {
+    "max_churn": 1.0, "min_rank_agreement": -1.0, "max_drift": 1.0, "min_proxy_accuracy": 0.5,
+    "min_margin_over_random": 0.01,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def grown(toy_scores: Path, pool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job's folder with evidence for every gate: grown scores, others of before, a manifest of before, accuracies."""
+    folder = tmp_path_factory.mktemp("grown")
+    pool = shutil.copytree(pool_folder, folder / "pool")
+    yellow = [
+        (f"y{n}.{kind}", data) for n in range(9) for kind, data in (("png", png((240, 240, 9), n)), ("cls", b"0"))
+    ]
+    write_tar(pool / "toy-0009.tar", yellow)
+    assert run(["score", str(pool), "--base", str(toy_scores), "--out", str(folder / "scores")]) == 0
+    summary = json.loads((folder / "scores" / "summary.json").read_text())
+    summary["ensemble"] = {"test": 0.75}
+    (folder / "scores" / "summary.json").write_text(json.dumps(summary))
+    shutil.copytree(folder / "scores", folder / "earlier")
+    for path in (folder / "earlier" / "tables").iterdir():
+        table = pq.read_table(path)
+        place = table.schema.get_field_index("entropy")
+        pq.write_table(table.set_column(place, "entropy", pc.negate(table["entropy"])), path)
+    for name, fn in (("before", "random"), ("now", "entropy")):
+        words = ["--scores", str(folder / "scores"), "--fn", fn, "--keep", "0.5", "--out", str(folder / name)]
+        assert run(["prune", *words]) == 0
+    row = {
+        "target": "t", "arm": f"now-{manifest_digest(folder / 'now')[:8]}", "kind": "manifest", "label": "entropy 0.5",
+        "samples": 28, "n": 2, "accuracy": 0.8, "spread": None, "worst_class": 0.5, "loss": None, "selection": None,
+        "gain": {"mean": 0.015, "low": None, "high": None, "n": 2}, "seconds": 1.0, "speed_up": None,
+    }  # fmt: skip
+    (folder / "table.json").write_text(json.dumps({"rows": [row], "runs": 2}))
+    return folder
+
+
+def judged(folder: Path, limits: dict[str, float]) -> tuple[int, dict[str, str]]:
+    """Returns the step's exit code, and what came of each gate."""
+    gates = write_gates(folder / "gates.toml", limits)
+    result = step(
+        folder, "prune", CURATE_SHARDS="pool", CURATE_KEEP="0.5", CURATE_FN="entropy", CURATE_GATES=gates,
+        CURATE_BASE="before", CURATE_EARLIER="earlier", CURATE_EVALUATION="table.json",
+    )  # fmt: skip
+    assert result.returncode in (0, 3), result.stderr
+    found = json.loads((folder / "curate-out" / "check.json").read_text())
+    assert "80.00 %" in (folder / "curate-out" / "report.html").read_text()
+    assert len((folder / "curate-out" / "summary.md").read_bytes()) < 2**20
+    return result.returncode, {outcome["gate"]: outcome["status"] for outcome in found["gates"]}
+
+
+def test_every_gate_is_in_the_test_of_the_step() -> None:
+    assert set(ALL_RED) == set(ALL_GREEN) == set(GATES)
+
+
+@pytest.mark.slow
+def test_the_step_is_green_with_every_gate(grown: Path) -> None:
+    assert judged(grown, ALL_GREEN) == (0, dict.fromkeys(ALL_GREEN, "passed"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gate", list(ALL_RED))
+def test_the_step_is_red_through_each_gate_alone(grown: Path, gate: str) -> None:
+    assert judged(grown, {**ALL_GREEN, gate: ALL_RED[gate]}) == (
+        3, {**dict.fromkeys(ALL_GREEN, "passed"), gate: "failed"},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_step_whose_time_is_up_goes_on_in_another_checkout(pool_folder: Path, tmp_path: Path) -> None:
+    """Copies of the shards have other times, and the scores come out of a cache."""
+    flags = "--proxy preact_resnet20 --seeds 2 --epochs 3 --checkpoints 1 --device cpu --set train.batch_size=16"
+    given = {"CURATE_SHARDS": "pool", "CURATE_SCORE_ARGS": flags, "CURATE_FN": "entropy", "GITHUB_ACTIONS": "true"}
+    codes = []
+    for seconds in ("0.01s", "1.5s", "5m"):
+        shutil.rmtree(tmp_path / "pool", ignore_errors=True)
+        shutil.copytree(pool_folder, tmp_path / "pool", copy_function=shutil.copyfile)
+        result = step(tmp_path, "score", **given, CURATE_MAX_TIME=seconds)
+        codes.append(result.returncode)
+        assert ("::warning title=curate score::" in result.stderr) == (result.returncode == 6), result.stderr
+    assert codes in ([6, 6, 0], [6, 0, 0])
 
 
 @pytest.mark.slow

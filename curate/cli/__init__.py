@@ -16,7 +16,7 @@ import typer
 from curate import __version__, console
 from curate.cli import building, evaluating, people, pool, readers, scoring  # noqa: F401  (commands register themselves)
 from curate.cli.options import app
-from curate.errors import CurateError, UsageError
+from curate.errors import CurateError, TimeUpError, UsageError
 
 INTERRUPTED = 130
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -35,6 +35,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         result = app(words, standalone_mode=False, prog_name="curate")
         if result == INTERRUPTED:  # what typer makes of an interrupt
             raise KeyboardInterrupt
+    except TimeUpError as error:
+        console.note(f"{error.message} What is finished is kept. Go on with: curate {shlex.join(given)}")
+        return error.exit_code
     except CurateError as error:
         return _fail(error, is_debugging)
     except ClickException as error:

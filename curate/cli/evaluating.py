@@ -14,6 +14,7 @@ from curate.cli.options import (
     LabelField,
     LabelFrom,
     Labels,
+    MaxTime,
     OnBadShard,
     Recipes,
     Root,
@@ -21,6 +22,7 @@ from curate.cli.options import (
     app,
     label_source,
     skips,
+    within_time,
 )
 from curate.errors import UsageError
 
@@ -57,6 +59,7 @@ def evaluate(
     on_bad_shard: OnBadShard = "fail",
     root: Root = None,
     device: Device = "auto",
+    max_time: MaxTime = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what has run so far; train nothing.")] = False,
     markdown: Annotated[bool, typer.Option("--md", help="Print Markdown.")] = False,
     as_json: Json = False,
@@ -75,7 +78,7 @@ def evaluate(
         scheme=scheme, scores=scores or (), labels=source, root=root, device=device, skip_faults=skips(on_bad_shard),
     )  # fmt: skip
     with console.progress(quiet=as_json) as listener:
-        result = work.planned(request) if dry_run else work.evaluate(request, listener)
+        result = work.planned(request) if dry_run else work.evaluate(request, within_time(listener, max_time))
     if as_json:
         return console.show_json("evaluate", {"out": str(out), **result})
     show_evaluation(result["rows"], markdown=markdown)

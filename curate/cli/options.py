@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from curate.errors import UsageError
+from curate.progress import Deadline, Progress
 
 app = typer.Typer(
     name="curate",
@@ -36,6 +38,12 @@ Labels = Annotated[
 ]
 OnBadShard = Annotated[str, typer.Option("--on-bad-shard", help="fail, or skip and count its samples as failed.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+MaxTime = Annotated[
+    str,
+    typer.Option(
+        "--max-time", help="End after so long, with exit code 6; the same command goes on.", metavar="90s|30m|5h"
+    ),
+]
 Root = Annotated[Path | None, typer.Option("--root", help="Where the shards lie, if they moved.", metavar="DIR")]
 Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest's folder.")]
 
@@ -73,6 +81,16 @@ def check_ensemble(ensemble: str, seeds: int, checkpoints: int) -> None:
             f"--ensemble {ensemble} contradicts {seeds} seeds x {checkpoints} checkpoints.",
             hint="seeds: --seeds 2 or more; checkpoints: --checkpoints 2 or more; combined: both.",
         )
+
+
+def within_time(listener: Progress, max_time: str) -> Progress:
+    """Returns a listener that ends the work when the time is over."""
+    if not max_time:
+        return listener
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", max_time)
+    if not match or not float(match[1]):
+        raise UsageError(f"--max-time {max_time}: expected a time such as 90s, 30m or 5h.")
+    return Deadline(listener, float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]])
 
 
 def skips(on_bad_shard: str) -> bool:

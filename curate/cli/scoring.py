@@ -16,6 +16,7 @@ from curate.cli.options import (
     LabelField,
     LabelFrom,
     Labels,
+    MaxTime,
     OnBadShard,
     Recipes,
     Sets,
@@ -25,6 +26,7 @@ from curate.cli.options import (
     ensemble_settings,
     label_source,
     skips,
+    within_time,
 )
 from curate.errors import UsageError
 
@@ -68,6 +70,10 @@ def score(
     on_bad_shard: OnBadShard = "fail",
     max_bad: Annotated[float, typer.Option("--max-bad", help="Largest fraction of bad samples.")] = 0.1,
     device: Device = "auto",
+    copied: Annotated[
+        bool, typer.Option("--copied", help="Shards may be copies with other times: scan those again.")
+    ] = False,
+    max_time: MaxTime = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; touch nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -94,11 +100,12 @@ def score(
     request = Request(
         shards=shards, out=out, recipe=loaded, labels=source, val=val or (), test=test or (), device=device,
         skip_faults=skips(on_bad_shard), max_bad=max_bad, embeddings=embeddings, within=within, base=base,
+        copied=copied,
     )  # fmt: skip
     if dry_run:
         return _show_estimate(request, as_json=as_json)
     with console.progress(quiet=as_json) as listener:
-        summary = (grow if base else work)(request, listener)
+        summary = (grow if base else work)(request, within_time(listener, max_time))
     _show_scores(summary, out, as_json=as_json)
     return None
 

@@ -87,6 +87,7 @@ def build_index(
     skip_faults: bool = False,
     progress: Callable[[int, int, str], None] = lambda done, total, name: None,
     answers: Answers | None = None,
+    copied: bool = False,
 ) -> Pool:
     """Scans every shard that is not indexed yet, then joins the pool. Returns the pool.
 
@@ -98,6 +99,7 @@ def build_index(
         progress: called with shards done, shards in all and the next shard's name.
         answers: labels of samples that have none in the shards, by (shard, key). They are no part of the
             fingerprint, which is of the shards.
+        copied: scan a shard again that has its old size and another time; it must hold the same samples.
 
     Raises:
         RunError: the folder indexes other shards, or a shard changed since it was indexed.
@@ -108,7 +110,7 @@ def build_index(
     scans = []
     for done, shard in enumerate(found.shards):
         progress(done, len(found.shards), shard.name)
-        scans.append(_known_scan(folder, shard) or _scan_into(folder, shard, labels, skip_faults=skip_faults))
+        scans.append(_scan_into(folder, shard, labels, skip_faults=skip_faults, copied=copied))
     progress(len(found.shards), len(found.shards), "")
     if answers:
         scans = [_answered(folder, scan, answers) for scan in scans]
@@ -158,24 +160,30 @@ def _check_same_pool(folder: Path, found: Sources, labels: LabelSource) -> None:
         )
 
 
-def _known_scan(folder: Path, shard: Shard) -> Scan | None:
+def _scan_into(folder: Path, shard: Shard, labels: LabelSource, *, skip_faults: bool, copied: bool) -> Scan:
+    """Returns what the index knows of a shard, scanned first where it is not there yet or a copy."""
     path = folder / f"{shard.name}.parquet"
-    if not path.exists():
-        return None
-    scan = Scan(**read_metadata(path))
-    status = stat(shard)
-    if (scan.bytes, scan.mtime_ns) != (status.st_size, status.st_mtime_ns):
-        raise RunError(
-            f"{shard.name} changed since it was indexed ({scan.bytes:,} bytes then, {status.st_size:,} now).",
-            hint=f"Scores of the old bytes say nothing of the new ones. Choose another --out, or delete {folder}.",
-        )
-    return scan
-
-
-def _scan_into(folder: Path, shard: Shard, labels: LabelSource, *, skip_faults: bool) -> Scan:
+    known = Scan(**read_metadata(path)) if path.exists() else None
+    if known:
+        status = stat(shard)
+        is_same_time = known.mtime_ns == status.st_mtime_ns
+        if known.bytes != status.st_size or not (is_same_time or copied):
+            raise _changed(folder, shard, f"{known.bytes:,} bytes then, {status.st_size:,} now")
+        if is_same_time:
+            return known
     scan, table = scan_shard(shard, labels, skip_faults=skip_faults)
-    write_table(folder / f"{shard.name}.parquet", table, vars(scan))
+    if known and known.digest != scan.digest:
+        raise _changed(folder, shard, "its samples are others")
+    write_table(path, table, vars(scan))
     return scan
+
+
+def _changed(folder: Path, shard: Shard, how: str) -> RunError:
+    return RunError(
+        f"{shard.name} changed since it was indexed ({how}).",
+        hint=f"Scores of the old bytes say nothing of the new ones. Choose another --out, or delete {folder}. "
+        "Where it was only copied, and has another time since: --copied.",
+    )
 
 
 def _answered(folder: Path, scan: Scan, answers: Answers) -> Scan:

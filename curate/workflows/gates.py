@@ -6,8 +6,7 @@ and the docs are all read from here.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from curate.manifest.schema import Head
 from curate.scores import SUMMARY, read_record
 from curate.statistics import spearman
 from curate.workflows.diff import Diff, class_names, diff
+from curate.workflows.results import saved_rows
 
 Unit = Literal["share", "samples", "correlation", "distance"]
 
@@ -199,29 +199,23 @@ def margin_over_random(evidence: Evidence) -> Measured:
     Of several targets, the one with the smallest margin.
     """
     assert evidence.evaluation is not None
-    margins = read_margins(evidence.evaluation, evidence.folder, evidence.head)
+    margins = read_margins(evidence.evaluation, evidence.folder)
     return min(margins, key=lambda found: float("-inf") if found.value is None else found.value)
 
 
-def read_margins(path: Path, folder: Path, head: Head) -> list[Measured]:
+def read_margins(path: Path, folder: Path) -> list[Measured]:
     """Returns the margins over random that a saved evaluation holds of a manifest, one a target.
 
     Args:
-        path: `table.json` of `curate evaluate`, or what `curate demo --json` printed.
-        folder, head: the manifest.
+        path: as `saved_rows` takes it.
+        folder: the manifest.
 
     Raises:
         UsageError: it cannot be read, lacks a figure, or is of another manifest.
     """
-    digest = manifest_digest(folder)
-    try:
-        document = json.loads(path.read_bytes())
-        margins = list(_of_targets(document, digest) if "rows" in document else _of_demo(document, digest, head))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"{path}: no accuracies on kept and random samples ({type(error).__name__}: {error}).",
-            hint="Expected table.json of `curate evaluate`, or what `curate demo --json` prints.",
-        ) from error
+    mine = f"-{manifest_digest(folder)[:8]}"
+    rows = [row for row in saved_rows(path) if row["kind"] == "manifest" and row["arm"].endswith(mine)]
+    margins = [_margin(row) for row in rows]
     if not margins:
         raise UsageError(f"{path} is not of {folder}.", hint="Evaluate this manifest, or leave the gate out.")
     if not all(found.value is None or np.isfinite(found.value) for found in margins):
@@ -229,21 +223,10 @@ def read_margins(path: Path, folder: Path, head: Head) -> list[Measured]:
     return margins
 
 
-def _of_targets(document: Any, digest: str) -> Iterator[Measured]:
-    for row in document["rows"]:
-        if row["kind"] == "manifest" and row["arm"].endswith(f"-{digest[:8]}"):
-            gain = row["gain"]
-            what = f"n = {gain['n']}" if gain else "random of the same size was not run"
-            yield Measured(float(gain["mean"]) if gain else None, f"target {row['target']}, {what}")
-
-
-def _of_demo(document: Any, digest: str, head: Head) -> Iterator[Measured]:
-    rows = {word: row for word in ("kept", "random") for row in document["table"] if row["trained_on"].startswith(word)}
-    kept, random = rows["kept"], rows["random"]
-    spread = max(kept["spread"] or 0.0, random["spread"] or 0.0)
-    where = f"n = {len(kept['runs'])}, spread over seeds {spread:.2%}"
-    if document.get("digest", digest) == digest and {kept["samples"], random["samples"]} == {head.totals.kept}:
-        yield Measured(float(kept["mean"]) - float(random["mean"]), where)
+def _margin(row: dict[str, Any]) -> Measured:
+    gain = row["gain"]
+    what = f"n = {gain['n']}" if gain else "random of the same size was not run"
+    return Measured(float(gain["mean"]) if gain else None, f"target {row['target']}, {what}")
 
 
 GATES: dict[str, Gate] = {

@@ -32,7 +32,6 @@ from curate.scores import (
     BAD,
     INDEX,
     SUMMARY,
-    TABLES,
     VOTES,
     BadSample,
     read_columns,
@@ -95,8 +94,8 @@ def grow(request: Request, progress: Progress | None = None) -> dict[str, Any]:
 
 def _take_scores(base: BaseRun, out: Path) -> None:
     for name in sorted(base.shards):
-        for folder in (TABLES, VOTES):
-            take(base.folder / folder, out / folder, f"{name}.parquet")
+        for run in ("", VOTES):
+            take(base.folder / run, out / run, str(table_path(Path(), name)))
         take(base.folder / EMBEDDINGS, out / EMBEDDINGS, f"{name}.npy")
         take(bad_path(base.folder, name).parent, bad_path(out, name).parent, bad_path(out, name).name)
 

@@ -142,7 +142,7 @@ def other_shards(run: Run, name: str) -> HeldOut:
             hint="Name other shards.",
         )
     folder = request.out / name
-    pool = build_index(sources, folder / INDEX, request.labels, skip_faults=request.skip_faults)
+    pool = build_index(sources, folder / INDEX, request.labels, skip_faults=request.skip_faults, copied=request.copied)
     _check_classes(pool.classes, run.pool.classes, name)
     pool = replace(pool, classes=run.pool.classes)  # a name means the same class on both sides
     pixels = open_pixels(pool, run.setting, request.recipe, folder / "pixels", run.progress)

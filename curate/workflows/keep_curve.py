@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from curate.errors import UsageError
 from curate.manifest.schema import Curve, CurvePoint
 from curate.selection.budget import parse_keep
+from curate.workflows.results import JSON, saved_rows
 
 AUTO = "auto"
-TABLE = "table.json"
 
 
 def keep_from(evaluation: Path, fn: str, tolerance: float) -> tuple[str, Curve]:
@@ -56,14 +55,10 @@ def keep_from(evaluation: Path, fn: str, tolerance: float) -> tuple[str, Curve]:
 
 
 def _rows(evaluation: Path) -> list[dict[str, Any]]:
-    path = evaluation / TABLE
-    try:
-        rows: list[dict[str, Any]] = json.loads(path.read_bytes())["rows"]
-    except FileNotFoundError:
-        raise UsageError(f"--keep auto needs a measured curve, and {path} is not there.", hint=_how("FN")) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}).", hint="Run `curate evaluate` again.") from error
-    return rows
+    path = evaluation / JSON
+    if not path.exists():
+        raise UsageError(f"--keep auto needs a measured curve, and {path} is not there.", hint=_how("FN"))
+    return saved_rows(path)
 
 
 def _how(fn: str) -> str:

@@ -5,7 +5,6 @@ Counts are exact; of samples only those in the galleries are read.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.acquisition import ACQUISITIONS
-from curate.errors import CurateError, ManifestError, UsageError
+from curate.errors import CurateError, ManifestError
 from curate.manifest.iterations import ITERATIONS, NOT_KEPT, iterations_of
 from curate.manifest.lines import manifest_digest, read_root
 from curate.manifest.origin import Origin, find_origin
@@ -29,7 +28,7 @@ from curate.workflows.decision import Ranking, class_name, kept_of, labels_of, o
 from curate.workflows.explain import score_names
 from curate.workflows.galleries import Gallery, Pair, around, confused, gallery, ordered, suspects
 from curate.workflows.glimpses import Glimpse, Place, glimpses
-from curate.workflows.results import JSON
+from curate.workflows.results import saved_rows
 
 BINS, SMALL_BINS = 48, 24
 BAD_SHOWN = 24
@@ -156,7 +155,7 @@ def report(
     Cost: O(N) for each score; pictures are read only of samples that are shown.
     """
     head, digest, notes = load_whole(manifest), manifest_digest(manifest), list[str]()
-    rows = _evaluation(evaluation)
+    rows = tuple(row for row in saved_rows(evaluation) if row["n"]) if evaluation else ()
     scored = _scored(manifest, head, notes, scores=scores, index=index)
     galleries, pairs = _chosen(scored, notes) if scored else ((), ())
     shown = sorted({*_rows_of(galleries), *(row for pair in pairs for row in pair.rows.tolist())})
@@ -170,19 +169,6 @@ def report(
         _histograms(scored) if scored else (),
         galleries, pairs, samples, failed, _iterations(manifest, head), rows, own, tuple(notes),
     )  # fmt: skip
-
-
-def _evaluation(path: Path | None) -> tuple[dict[str, Any], ...]:
-    if path is None:
-        return ()
-    file = path / JSON if path.is_dir() else path
-    try:
-        rows = json.loads(file.read_bytes())["rows"]
-        return tuple(row for row in rows if row["arm"] and row["n"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{file}: cannot be read ({error}).", hint="Expected the folder of `curate evaluate`."
-        ) from error
 
 
 def _scored(manifest: Path, head: Head, notes: list[str], *, scores: Path | None, index: Path | None) -> _Scored | None:

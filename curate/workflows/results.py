@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from curate import durable
-from curate.errors import RunError
+from curate.errors import RunError, UsageError
 from curate.statistics import mean_and_spread, paired_interval
 
 JSON, MARKDOWN = "table.json", "table.md"
@@ -37,6 +37,24 @@ def summarise(runs: Path, wanted: Iterable[tuple[str, str]] = ()) -> dict[str, A
     rows = [_row(target, arm, cells) for target, arm in pairs]
     rows.sort(key=lambda row: (row["target"], row["samples"] or 0, row["kind"] == "random", row["arm"]))
     return {"rows": rows, "runs": len(results)}
+
+
+def saved_rows(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a saved table: of `evaluate`'s folder or its `table.json`, or of what `demo --json` printed.
+
+    Raises:
+        UsageError: it is not there, or is something else.
+    """
+    file = path / JSON if path.is_dir() else path
+    try:
+        document = json.loads(file.read_bytes())
+        rows: list[dict[str, Any]] = document["rows"] if "rows" in document else document["table"]
+        return [row for row in rows if {"target", "arm", "kind"} <= row.keys()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{file}: no table of accuracies on kept and random samples ({type(error).__name__}: {error}).",
+            hint="Expected the folder of `curate evaluate`, its table.json, or what `curate demo --json` prints.",
+        ) from error
 
 
 def _read(path: Path) -> Run:

@@ -41,6 +41,7 @@ class Request:
         embeddings: also keep the embedding of every scored sample. Not in the recipe: scores are the same without.
         within: a manifest; members are trained on what it keeps alone, everything is scored.
         base: a finished run that grows: its members score what was added, nothing is trained; see `growth`.
+        copied: shards may have other times than when they were indexed; those are scanned again, and must be the same.
         answers: labels of samples that have none in the shards, by (shard, key).
     """
 
@@ -56,6 +57,7 @@ class Request:
     embeddings: bool = False
     within: Path | None = None
     base: Path | None = None
+    copied: bool = False
     answers: Answers = field(default_factory=dict)
 
 
@@ -101,6 +103,7 @@ def open_run(request: Request, progress: Progress) -> Run:
         skip_faults=request.skip_faults,
         progress=as_stage(progress, "index", "shards"),
         answers=request.answers,
+        copied=request.copied,
     )
     _check_classes(pool)
     if request.base:

@@ -123,6 +123,19 @@ def test_a_shard_that_changed_since_the_scan_is_refused(tmp_path: Path) -> None:
         index(tmp_path / "p", tmp_path / "i")
 
 
+def test_a_shard_that_was_copied_is_scanned_again_if_asked_for(tmp_path: Path) -> None:
+    write_tar(tmp_path / "p" / "x.tar", [("a.png", IMAGE), ("a.cls", b"0"), ("b.png", IMAGE), ("b.cls", b"1")])
+    first = index(tmp_path / "p", tmp_path / "i")
+    os.utime(tmp_path / "p" / "x.tar", (1, 1))
+    again = build_index([str(tmp_path / "p")], tmp_path / "i", LabelSource(), copied=True)
+    assert again.fingerprint == first.fingerprint
+    assert index(tmp_path / "p", tmp_path / "i").scans[0].mtime_ns == 10**9  # its new time is the known one
+    write_tar(tmp_path / "p" / "x.tar", [("a.png", IMAGE), ("a.cls", b"1"), ("b.png", IMAGE), ("b.cls", b"0")])
+    for _ in range(2):  # what was refused is refused again
+        with pytest.raises(RunError, match="its samples are others"):
+            build_index([str(tmp_path / "p")], tmp_path / "i", LabelSource(), copied=True)
+
+
 @pytest.mark.parametrize("source", ["nowhere/", "nowhere/{0..2}.tar", "https://host/x.tar", "pipe:cat x.tar"])
 def test_a_source_that_is_not_there_is_refused(source: str) -> None:
     with pytest.raises(UsageError):

@@ -30,9 +30,11 @@ def gates(folder: Path, **limits: float) -> str:
     return str(path)
 
 
-def evaluation(folder: Path, kept: float, random: float, *, samples: int = 6) -> str:
-    rows = [("kept by s", kept), ("random, same size", random), ("all", 0.99)]
-    table = [{"trained_on": n, "samples": samples, "mean": m, "spread": 0.01, "runs": [m, m]} for n, m in rows]
+def evaluation(folder: Path, manifest: Path, kept: float, random: float) -> str:
+    """Rows as `curate demo --json` prints them; those of `evaluate` are called rows instead of table."""
+    arm = f"m-{manifest_digest(manifest)[:8]}"
+    gain = {"mean": kept - random, "low": None, "high": None, "n": 1}
+    table = [{"target": "t", "arm": arm, "kind": "manifest", "n": 1, "gain": gain}]
     (folder / "evaluation.json").write_text(json.dumps({"table": table}))
     return str(folder / "evaluation.json")
 
@@ -60,7 +62,7 @@ def test_a_gate_is_green_at_its_limit_and_red_beyond(
     pq.write_table(pa.table({**now.to_pydict(), "s": later}), tmp_path / "earlier.parquet")
     given = [
         "--base", str(base), "--earlier", str(tmp_path / "earlier.parquet"),
-        "--evaluation", evaluation(tmp_path, 0.92, 0.90),
+        "--evaluation", evaluation(tmp_path, manifest, 0.92, 0.90),
     ]  # fmt: skip
     capsys.readouterr()
     words = ["check", str(manifest), *given, "--json", "--gates"]
@@ -133,8 +135,9 @@ def test_an_evaluation_that_is_none_or_anothers_is_refused(manifest: Path, tmp_p
     (tmp_path / "e.json").write_text(text)
     words = ["check", str(manifest), "--gates", gates(tmp_path, min_margin_over_random=0), "--evaluation"]
     assert run([*words, str(tmp_path / "e.json")]) == 2
-    assert run([*words, evaluation(tmp_path, 0.9, 0.9, samples=7)]) == 2
-    assert run([*words, evaluation(tmp_path, 0.9, 0.9)]) == 0
+    other = make_manifest(tmp_path / "other", POOL, ["k0", "k1"], classes=3)
+    assert run([*words, evaluation(tmp_path, other, 0.9, 0.9)]) == 2
+    assert run([*words, evaluation(tmp_path, manifest, 0.9, 0.9)]) == 0
 
 
 def test_the_margin_of_the_worst_target_of_an_evaluation_counts(

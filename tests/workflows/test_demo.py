@@ -13,6 +13,10 @@ def test_the_demo_tells_its_story_in_numbers(capsys: pytest.CaptureFixture[str],
     assert all(row["accuracy"] > 0.8 for row in story["table"])
     assert (story["members"], story["test_samples"], story["kept"]) == (8, 360, 719)
     assert run(["verify", str(tmp_path / "manifest")]) == 0
+    (tmp_path / "story.json").write_text(json.dumps(story))
+    (tmp_path / "gates.toml").write_text("[gates]\nmin_margin_over_random = -1\n")
+    words = ["--gates", str(tmp_path / "gates.toml"), "--evaluation", str(tmp_path / "story.json")]
+    assert run(["check", str(tmp_path / "manifest"), *words]) == 0
 
 
 @pytest.mark.slow

@@ -67,6 +67,8 @@ def test_only_what_is_new_is_scored(
         words = ["prune", "--scores", str(out), "--keep", "0.5", "--fn", fn, "--out", str(tmp_path / fn)]
         assert run(words) == code
     assert run(["verify", str(tmp_path / "entropy")]) == 0
+    assert run(["report", str(tmp_path / "entropy"), "--out", str(tmp_path / "r.html")]) == 0  # reads votes, too
+    assert run(["compare", str(out), "--consensus"]) == 0
     assert run(["explain", "n_03", "--manifest", str(tmp_path / "entropy")]) == 0
 
 

@@ -134,3 +134,25 @@ def test_a_cat_that_cannot_write_fails(toy_manifest: Path) -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
+
+
+def test_a_score_whose_time_is_up_goes_on_to_the_same_bytes(
+    toy_scores: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a job of limited length: every time it ends by itself with its own exit code, and says how to go on."""
+    words = ["score", str(pool_folder), "--out", str(tmp_path / "scores"), *TOY, "--max-time"]
+    codes = []
+    for seconds in ("0.001s", "0.8s", "5m"):
+        codes.append(run([*words, seconds]))
+        said = capsys.readouterr().err
+        assert not leftovers(tmp_path)
+        if codes[-1] == 6:
+            assert f"Go on with: curate score {pool_folder}" in said
+            assert "error" not in said
+    assert codes in ([6, 6, 0], [6, 0, 0])  # the second may be enough on a fast machine
+    assert digests(tmp_path / "scores") == digests(toy_scores)
+
+
+@pytest.mark.parametrize("time", ["0", "soon", "-5m", "5d"])
+def test_a_time_that_is_none_is_refused(pool_folder: Path, tmp_path: Path, time: str) -> None:
+    assert run(["score", str(pool_folder), "--out", str(tmp_path / "scores"), *TOY, "--max-time", time]) == 2
