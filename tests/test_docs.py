@@ -15,6 +15,7 @@ from tars import contents, kept_keys
 
 from curate.acquisition import ACQUISITIONS
 from curate.cli import run
+from curate.cli.options import ORDER
 from curate.cli.reference import reference
 from curate.manifest.guide import guide
 
@@ -90,6 +91,8 @@ def test_the_installed_command_answers(tmp_path: Path) -> None:
         [command, "--help"], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
     )
     assert "\x1b" not in result.stdout
+    listed = re.findall(r"^  ([a-z-]+)  ", result.stdout.partition("Commands:")[2], re.MULTILINE)
+    assert listed == list(ORDER)
     for words, code in (["--version"], 0), (["nonsense"], 2), (["prune"], 2), (["verify", "nowhere"], 1):
         result = subprocess.run([command, *words], capture_output=True, text=True, check=False, cwd=tmp_path)
         assert (result.returncode, "Traceback" in result.stderr) == (code, False)

@@ -7,12 +7,29 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from curate.errors import UsageError
 from curate.progress import Deadline, Progress
 
+# In the order in which a person needs them: what to try, the main road, looking, trainers, studies.
+ORDER = (
+    *("demo", "doctor", "pack", "index", "score", "prune", "build-up", "acquire"),
+    *("report", "explain", "diff", "check", "verify", "manifest"),
+    *("cat", "materialize", "export", "serve", "evaluate", "compare", "fingerprint"),
+)
+
+
+class Road(TyperGroup):
+    """The commands in `ORDER`, not in that of the rooms they are written in."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
 app = typer.Typer(
     name="curate",
+    cls=Road,
     help="Prune a sharded dataset before training on it. Start with: curate demo",
     no_args_is_help=True,
     rich_markup_mode=None,  # plain help needs no rich, which would double the time until it is there
