@@ -71,15 +71,28 @@ class Train(Section):
     nesterov: bool = True
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5e-4
     label_smoothing: Fraction = 0.0
-    schedule: Literal["cosine", "onecycle", "step", "constant"] = "cosine"
+    schedule: Literal["cosine", "onecycle", "step", "patience", "constant"] = "cosine"
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
     milestones: tuple[Positive, ...] = ()
     step_factor: Rate = 0.1
+    patience: Positive = 25
+    stop_after: Count = 0
+    member: Literal["last", "best"] = "last"
     final_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     finetune_rate: Rate = 0.001
     precision: Literal["auto", "bf16", "float32"] = "auto"
     seed: Count = 0
     threads: Count = 0
+
+    @property
+    def stage(self) -> int:
+        """The epochs at the end from which members are taken, at a constant rate where there are several."""
+        return (self.checkpoints - 1) * self.checkpoint_every + 1
+
+    @property
+    def needs_val(self) -> bool:
+        """Whether training is steered by the accuracy on held-out samples."""
+        return self.schedule == "patience" or self.stop_after > 0 or self.member == "best"
 
 
 class Score(Section):
@@ -165,18 +178,52 @@ def _known(place: list[str]) -> list[str]:
 def _check(recipe: Recipe, where: str) -> None:
     """Refuses values that are fine alone and cannot be together."""
     train, pixels = recipe.train, recipe.pixels
-    stage = (train.checkpoints - 1) * train.checkpoint_every + 1
-    if stage > train.epochs:
+    if train.stage > train.epochs:
         raise RecipeError(
-            f"{where}: {train.checkpoints} checkpoints every {train.checkpoint_every} epochs need {stage} epochs, "
-            f"and there are {train.epochs}.",
+            f"{where}: {train.checkpoints} checkpoints every {train.checkpoint_every} epochs need {train.stage} "
+            f"epochs, and there are {train.epochs}.",
             hint="Raise train.epochs, or lower train.checkpoints or train.checkpoint_every.",
         )
-    if train.schedule == "step" and not train.milestones:
-        raise RecipeError(f"{where}: schedule 'step' without milestones.", hint="Set train.milestones = [70, 130].")
-    if list(train.milestones) != sorted(set(train.milestones)) or max(train.milestones, default=0) > train.epochs:
-        raise RecipeError(f"{where}: milestones must rise and lie within the epochs.", hint=f"{train.milestones}")
     if train.nesterov and not train.momentum:
         raise RecipeError(f"{where}: Nesterov needs momentum above 0.", hint="Set train.nesterov = false.")
     if len(pixels.mean) != len(pixels.std) or len(pixels.mean) not in (1, 3):
         raise RecipeError(f"{where}: pixels.mean and pixels.std need 1 or 3 values each.", hint="")
+    _check_steps(train, where)
+    _check_stop(train, where)
+
+
+def _check_steps(train: Train, where: str) -> None:
+    milestones = train.milestones
+    if train.schedule == "step" and not milestones:
+        raise RecipeError(f"{where}: schedule 'step' without milestones.", hint="Set train.milestones = [70, 130].")
+    if list(milestones) != sorted(set(milestones)) or max(milestones, default=0) > train.epochs:
+        raise RecipeError(f"{where}: milestones must rise and lie within the epochs.", hint=f"{milestones}")
+    first = train.epochs - train.stage + 1
+    if train.schedule == "step" and train.checkpoints > 1 and milestones[-1] > first:
+        raise RecipeError(
+            f"{where}: the rate drops at epoch {milestones[-1]}, and the first of {train.checkpoints} checkpoints is "
+            f"taken at epoch {first}.",
+            hint="Checkpoints are of the stage after the last drop: drop earlier, or take fewer of them.",
+        )
+
+
+def _check_stop(train: Train, where: str) -> None:
+    """Checkpoints that vote come from one constant rate, also where training ends early."""
+    if train.member == "best" and train.checkpoints > 1:
+        raise RecipeError(
+            f"{where}: member 'best' is one epoch of each seed, and there are {train.checkpoints} checkpoints.",
+            hint="Set train.checkpoints = 1.",
+        )
+    if not train.stop_after:
+        return
+    if train.schedule in ("cosine", "onecycle"):
+        raise RecipeError(
+            f"{where}: schedule '{train.schedule}' comes down at the last epoch, and stop_after may end it before.",
+            hint="Set train.schedule to patience, step or constant; or train.stop_after = 0.",
+        )
+    settled = (train.stop_after - 1) % train.patience + 1 if train.schedule == "patience" else train.stop_after
+    if train.checkpoints > 1 and train.stage > settled:
+        raise RecipeError(
+            f"{where}: training may end after {settled} epochs at one rate, and the checkpoints span {train.stage}.",
+            hint="Raise train.patience and train.stop_after, or lower train.checkpoints or train.checkpoint_every.",
+        )

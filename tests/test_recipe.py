@@ -31,12 +31,29 @@ def test_every_recipe_loads_and_says_how_to_run_it(path: Path) -> None:
         ("train.checkpoints=20", "20 checkpoints"),
         ("train.schedule=step", "milestones"),
         ("epochs", "section.key=value"),
+        ("train.member=best", "there are 4 checkpoints"),
+        ("train.stop_after=5", "comes down at the last epoch"),
+        ("train.schedule=constant train.stop_after=3", "the checkpoints span 4"),
+        ("train.schedule=patience train.patience=3 train.stop_after=7", "after 1 epochs at one rate"),
+        ("train.schedule=step train.milestones=[10]", "first of 4 checkpoints is taken at epoch 9"),
     ],
 )
 def test_a_wrong_setting_is_named(setting: str, said: str) -> None:
     with pytest.raises(RecipeError) as error:
-        load_recipe(None, [setting])
+        load_recipe(None, setting.split())
     assert said in str(error.value)
+
+
+def test_the_papers_optimisation_is_a_recipe() -> None:
+    settings = [
+        "schedule=patience",
+        "patience=25",
+        "stop_after=50",
+        "epochs=400",
+        "checkpoints=5",
+        "checkpoint_every=5",
+    ]
+    assert load_recipe(None, [f"train.{one}" for one in settings]).train.needs_val
 
 
 def test_a_recipe_that_is_no_toml_is_refused(tmp_path: Path) -> None:

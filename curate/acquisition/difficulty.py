@@ -46,7 +46,7 @@ def never_learned_last(forgetting_N: FloatArray, never_learned_N: FloatArray, ep
     Args:
         forgetting_N: of `forgetting`, of one seed or summed over several.
         never_learned_N: how many of these seeds never learned the sample.
-        epochs: T, of each seed.
+        epochs: T, the most of any seed.
     """
     return forgetting_N - 2.0 * epochs * never_learned_N
 

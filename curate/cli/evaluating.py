@@ -53,6 +53,10 @@ def evaluate(
     scores: Annotated[
         list[Path] | None, typer.Option("--scores", help="Runs that scored them, for what it cost.", metavar="DIR")
     ] = None,
+    val: Annotated[
+        list[str] | None,
+        typer.Option("--val", help="Held out of every training: a fraction, or shards.", metavar="FRACTION|SHARDS..."),
+    ] = None,
     label_from: LabelFrom = "cls",
     label_field: LabelField = "",
     labels: Labels = None,
@@ -76,6 +80,7 @@ def evaluate(
     request = work.Request(
         manifests, test or (), out, loaded, target or (), seeds=seeds, members=target_members, equal=equal,
         scheme=scheme, scores=scores or (), labels=source, root=root, device=device, skip_faults=skips(on_bad_shard),
+        val=val or (),
     )  # fmt: skip
     with console.progress(quiet=as_json) as listener:
         result = work.planned(request) if dry_run else work.evaluate(request, within_time(listener, max_time))

@@ -57,6 +57,10 @@ def score(
     base: Annotated[
         Path | None, typer.Option("--base", help="Grow this run: its members score the new shards.", metavar="RUN")
     ] = None,
+    members: Annotated[
+        Path | None,
+        typer.Option("--members", help="Train nothing: a run's members, or weights, score the pool.", metavar="DIR"),
+    ] = None,
     per_seed: Annotated[bool, typer.Option("--per-seed", help="Also keep each seed's own columns.")] = False,
     trace: Annotated[
         bool, typer.Option("--trace", help="Also keep entropy, correctness and forgetting of each epoch.")
@@ -85,6 +89,8 @@ def score(
         "train.checkpoint_every": checkpoint_every, "pixels.store": pixels,
         "score.per_seed": "true" if per_seed else None, "score.trace": "true" if trace else None,
     }  # fmt: skip
+    if members and (trace or any(value for name, value in flags.items() if name.startswith("train."))):
+        raise UsageError("With --members nothing is trained.", hint="Leave out --seeds, --epochs, … and --trace.")
     given = [f"{name}={value}" for name, value in flags.items() if value]
     if base:
         _refuse_beside_base(recipe, settings, given, ensemble, val, test, within, embeddings, dry_run)
@@ -100,7 +106,7 @@ def score(
     request = Request(
         shards=shards, out=out, recipe=loaded, labels=source, val=val or (), test=test or (), device=device,
         skip_faults=skips(on_bad_shard), max_bad=max_bad, embeddings=embeddings, within=within, base=base,
-        copied=copied,
+        copied=copied, members=members,
     )  # fmt: skip
     if dry_run:
         return _show_estimate(request, as_json=as_json)

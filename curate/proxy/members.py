@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file
+import torch
+from safetensors import safe_open
 from torch import nn
 
 from curate.errors import RunError, UsageError
-from curate.proxy.models import build_model
+from curate.proxy.models import build_model, read_weights
 from curate.proxy.training import Plan
 
 
@@ -58,12 +59,53 @@ class Members:
         return self._model
 
 
+def check_members(members: Sequence[Member], plan: Plan) -> None:
+    """Refuses files that do not hold the plan's network. Of safetensors the header alone is read.
+
+    Raises:
+        RunError: a file is missing or damaged.
+        UsageError: a file holds another network.
+    """
+    with torch.device("meta"):
+        expected = {name: tuple(t.shape) for name, t in build_model(plan.spec, seed=0).state_dict().items()}
+    for member in members:
+        found = _shapes(member.path)
+        if found != expected:
+            raise UsageError(
+                f"{member.path}: holds another network than {_named(plan)}.", hint=_unlike(found, expected)
+            )
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    if path.suffix != ".safetensors":
+        return {name: tuple(tensor.shape) for name, tensor in read_weights(path).items()}
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no dict)
+    except Exception as error:  # safetensors raises many kinds for a damaged file; all mean the same
+        raise _unreadable(path, error) from error
+
+
+def _unlike(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> str:
+    name = next(name for name in [*expected, *found] if found.get(name) != expected.get(name))
+    here, there = (shapes.get(name, "missing") for shapes in (found, expected))
+    return f"'{name}' is {here}, and would be {there}."
+
+
+def _named(plan: Plan) -> str:
+    return f"{plan.spec.name} for {plan.spec.num_classes} classes and {plan.spec.in_chans} channels"
+
+
+def _unreadable(path: Path, error: Exception) -> RunError:
+    return RunError(f"{path}: cannot be read as a member ({error}).", hint="Delete it and score again.")
+
+
 def _fill(model: nn.Module, path: Path, plan: Plan) -> None:
     try:
-        state = load_file(path)
-    except Exception as error:  # safetensors raises many kinds for a damaged file; all mean the same
-        raise RunError(f"{path}: cannot be read as a member ({error}).", hint="Delete it and score again.") from error
+        state = read_weights(path)
+    except Exception as error:  # torch and safetensors raise many kinds for a damaged file; all mean the same
+        raise _unreadable(path, error) from error
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise UsageError(f"{path}: holds another network than {plan.spec.name}.", hint=str(error)[:200]) from error
+        raise UsageError(f"{path}: holds another network than {_named(plan)}.", hint=str(error)[:200]) from error

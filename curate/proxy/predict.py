@@ -277,7 +277,7 @@ def measured(plan: Plan, members: Voters, pixels: Pixels, rows_K: NDArray[np.int
 def _held(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64], batch_size: int) -> Iterator[_Held]:
     chosen = np.zeros(len(pixels.rows), dtype=np.bool_)
     chosen[rows_K] = True
-    for index in range(len(pixels.rows.shards)):
+    for index in np.unique(np.searchsorted(pixels.rows.offset_S, rows_K, "right") - 1).tolist():
         for rows_B, pixels_B in pixels.in_order(index, batch_size=batch_size):
             keep_B = chosen[rows_B]
             if keep_B.any():

@@ -7,7 +7,7 @@ steps. State and members are safetensors, renamed into place: nothing read back 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from curate.errors import RunError
 from curate.proxy.augment import augmented
 from curate.proxy.models import ModelSpec, build_model
 from curate.proxy.pixels import Pixels
-from curate.proxy.schedule import checkpoint_epochs, rate_at
+from curate.proxy.schedule import drops, has_ended, may_be_member, member_epochs, rate_at
 from curate.proxy.watch import Watch
 from curate.recipe import Augment, Train
 
@@ -89,6 +89,7 @@ def train_member(
     progress: Callable[[int, int], None],
     on_epoch: Callable[[int, nn.Module, dict[str, Any]], None],
     dynamics: Dynamics | None = None,
+    validate: Callable[[nn.Module], float] | None = None,
 ) -> None:
     """Trains one seed on some rows and leaves its members in `folder`; goes on where it stopped.
 
@@ -102,27 +103,61 @@ def train_member(
         on_epoch: called after each epoch with its number from 1, the network and the record so far.
         dynamics: what is told of every epoch, one row for each of the pixels' rows; what was saved with
             the last epoch takes its place first.
+        validate: returns the accuracy on held-out samples; asked after each epoch where `plan.train.needs_val`.
 
     Raises:
-        RunError: the loss is not finite.
+        RunError: the loss is not finite, or training is to be steered by an accuracy that nobody measures.
         ScoreError: the state of the last epoch holds no dynamics, or those of another pool.
     """
     folder.mkdir(parents=True, exist_ok=True)
     durable.remove_leftovers(folder)
+    train = plan.train
+    if train.needs_val and validate is None:
+        raise RunError("Training is steered by held-out samples, and there are none.", hint="Give --val.")
     model = build_model(plan.spec, seed=seed).to(plan.device)
-    optimizer = build_optimizer(model, plan.train)
+    optimizer = build_optimizer(model, train)
     history = _resume(folder / STATE, model, optimizer, dynamics)
     watch = Watch(model) if dynamics is not None else None
-    for epoch in range(len(history), plan.train.epochs):
+    while not has_ended(len(history), _val(history), train):
         model.train()
-        record = _epoch(plan, model, optimizer, pixels, rows_K, seed=seed, epoch=epoch, progress=progress, watch=watch)
+        record = _epoch(
+            plan, model, optimizer, pixels, rows_K, seed=seed, history=history, progress=progress, watch=watch
+        )
         if dynamics is not None and watch is not None:
             dynamics.add_epoch(*watch.finish())
-        on_epoch(epoch + 1, model, record)
+        if train.needs_val and validate is not None:
+            record["val"] = validate(model.eval())
         history.append(record)
-        if epoch + 1 in checkpoint_epochs(plan.train):
-            save_member(member_path(folder, epoch + 1), model, plan, seed=seed, epoch=epoch + 1)
+        epoch = len(history)
+        on_epoch(epoch, model, record)
+        if may_be_member(epoch, epoch, _val(history), train):
+            save_member(member_path(folder, epoch), model, plan, seed=seed, epoch=epoch)
         _save_state(folder / STATE, model, optimizer, history, dynamics)
+        _keep_members(folder, [e for e in range(1, epoch + 1) if may_be_member(e, epoch, _val(history), train)])
+
+
+def is_trained(folder: Path, train: Train) -> bool:
+    """Says whether a seed's training is over."""
+    history = history_of(folder)
+    return has_ended(len(history), _val(history), train)
+
+
+def settled_members(folder: Path, train: Train) -> list[int]:
+    """Returns the epochs whose checkpoints are a trained seed's members; those kept in case are removed."""
+    history = history_of(folder)
+    epochs = member_epochs(len(history), _val(history), train)
+    _keep_members(folder, epochs)
+    return epochs
+
+
+def _val(history: list[dict[str, Any]]) -> list[float]:
+    return [record["val"] for record in history if "val" in record]
+
+
+def _keep_members(folder: Path, epochs: Sequence[int]) -> None:
+    for path in folder.glob("epoch-*.safetensors"):
+        if int(path.stem.removeprefix("epoch-")) not in epochs:
+            path.unlink()
 
 
 def member_path(folder: Path, epoch: int) -> Path:
@@ -172,17 +207,18 @@ def _epoch(
     rows_K: NDArray[np.int64],
     *,
     seed: int,
-    epoch: int,
+    history: list[dict[str, Any]],
     progress: Callable[[int, int], None],
     watch: Watch | None,
 ) -> dict[str, Any]:
+    epoch, dropped = len(history), drops(_val(history), plan.train)
     draw = np.random.default_rng([plan.train.seed, seed, epoch, 1])
     seen, loss_sum, hits = 0, 0.0, 0
     for rows_B, pixels_B in pixels.epoch(
         rows_K, batch_size=plan.train.batch_size, seed=(plan.train.seed, seed, epoch, 0)
     ):
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(epoch + seen / len(rows_K), plan.train)
+            group["lr"] = rate_at(epoch + seen / len(rows_K), plan.train, dropped=dropped)
         label_B = torch.from_numpy(pixels.rows.label_N[rows_B]).long().to(plan.device)
         inputs = normalised(augmented(pixels_B, plan.augment, draw), plan)
         with autocast(plan):

@@ -15,7 +15,7 @@ from curate.manifest.schema import Head
 from curate.manifest.verify import load_whole
 from curate.pool.index import Pool
 from curate.proxy.pixels import Rows
-from curate.workflows.held_out import RowArray, kept_rows, labelled
+from curate.workflows.held_out import RowArray, kept_rows
 
 ALL = "all"
 
@@ -43,14 +43,18 @@ class Arm:
     rows: Callable[[int], RowArray]
 
 
-def arms_of(manifests: Sequence[Path], pool: Pool, rows: Rows) -> list[Arm]:
+def arms_of(manifests: Sequence[Path], pool: Pool, rows: Rows, labelled_K: RowArray) -> list[Arm]:
     """Returns the manifests' arms, for each number of samples a random one, and everything.
+
+    Args:
+        manifests: of the pool.
+        pool, rows: what is trained on.
+        labelled_K: the rows that may be trained on: labelled, and not held out.
 
     Raises:
         ManifestError: a manifest of another pool.
         UsageError: a manifest that keeps no labelled sample, or all of them; one manifest twice.
     """
-    labelled_K = labelled(rows)
     kept = [_kept(folder, pool, rows, labelled_K) for folder in manifests]
     if len({arm.digest for arm in kept}) < len(kept):
         raise UsageError("One manifest is named twice.", hint="Name each manifest once.")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from curate.acquisition import ACQUISITIONS
 from curate.errors import RunError, ScoreError, UsageError, did_you_mean
 from curate.manifest.origin import Origin, open_origin
-from curate.scores import RUN, read_columns, read_record, table_path
+from curate.scores import RUN, SUMMARY, read_columns, read_record, table_path
 from curate.selection.budget import parse_keep
 from curate.selection.combine import combined
 from curate.statistics import kendall, pearson, spearman, top_overlap
@@ -110,9 +110,8 @@ def correlations(
 
 
 def _of_seeds(origin: Origin, fn: str) -> tuple[dict[str, FloatArray], NDArray[np.uint64]]:
-    recipe = read_record(origin.scores / RUN)["recipe"]
-    seeds = range(recipe["train"]["seed"], recipe["train"]["seed"] + recipe["train"]["seeds"])
-    if len(seeds) < 2 or not recipe["score"]["per_seed"]:
+    seeds = sorted({member["seed"] for member in read_record(origin.scores / SUMMARY)["members"]})
+    if len(seeds) < 2 or not read_record(origin.scores / RUN)["recipe"]["score"]["per_seed"]:
         raise UsageError(
             f"{origin.scores} does not keep the scores of several seeds.",
             hint="Name two runs, or score with --seeds 2 --per-seed.",

@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 
 from curate.errors import UsageError
 from curate.manifest.origin import Origin, open_origin
-from curate.proxy.schedule import checkpoint_epochs
-from curate.recipe import Train
-from curate.scores import RUN, VOTE, VOTES, read_columns, read_record
+from curate.scores import RUN, SUMMARY, VOTE, VOTES, read_columns, read_record
 
 VoteArray = NDArray[np.int64]
 CHUNK = 65_536
@@ -50,17 +48,16 @@ def consensus(folder: Path) -> dict[str, Any]:
 
 
 def vote_names(folder: Path) -> list[str]:
-    """Returns the members' columns of votes, seeds and epochs rising; none where a run keeps no votes."""
-    recipe = read_record(folder / RUN)["recipe"]
-    if not recipe["score"].get("votes"):
+    """Returns the members' columns of votes, in their order; none where a run keeps no votes."""
+    if not read_record(folder / RUN)["recipe"]["score"].get("votes"):
         return []
-    return vote_columns(Train.model_validate(recipe["train"]))
+    members = read_record(folder / SUMMARY)["members"]
+    return [vote_column(member["seed"], member["epoch"]) for member in members]
 
 
-def vote_columns(train: Train) -> list[str]:
-    """Returns the columns of the members' votes, in the members' order: seeds, then epochs, rising."""
-    seeds = range(train.seed, train.seed + train.seeds)
-    return [f"{VOTE}{seed}/{epoch}" for seed in seeds for epoch in checkpoint_epochs(train)]
+def vote_column(seed: int, epoch: int) -> str:
+    """Returns the name of the column that holds a member's votes."""
+    return f"{VOTE}{seed}/{epoch}"
 
 
 def _seeds(names: Sequence[str]) -> list[int]:
@@ -78,9 +75,11 @@ def _checkpoints(seed: int, votes: Sequence[VoteArray]) -> list[dict[str, Any]]:
 
 
 def _ensembles(origin: Origin, votes: dict[str, VoteArray], seeds: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
-    columns = origin.columns(["label", TRAINED], null_is_nan=True)
+    # Members that were trained elsewhere leave nothing behind that tells what they were trained on.
+    learned = [TRAINED] if read_record(origin.scores / SUMMARY)["trained"] else []
+    columns = origin.columns(["label", *learned], null_is_nan=True)
     label_N = columns.values["label"]
-    trained_N = np.isfinite(columns.values[TRAINED])
+    trained_N = np.isfinite(columns.values[TRAINED]) if learned else np.zeros(len(label_N), dtype=np.bool_)
     groups = {
         "single": [[name] for name in votes],
         "seeds": [[own[-1] for own in seeds]] if len(seeds) > 1 else [],

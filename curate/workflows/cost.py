@@ -9,7 +9,6 @@ from typing import Any
 
 from curate.errors import RunError
 from curate.proxy.models import forward_flops
-from curate.proxy.schedule import checkpoint_epochs
 from curate.recipe import Recipe
 from curate.scores import RUN, SUMMARY, read_record
 from curate.workflows.run import LOG
@@ -29,10 +28,11 @@ def cost_of(folder: Path) -> dict[str, Any]:
     record, summary = read_record(folder / RUN), read_record(folder / SUMMARY)
     recipe = Recipe.model_validate(record["recipe"])
     spec = plan_for(recipe, Setting(**record["setting"]), summary["classes"]).spec
-    members = recipe.train.seeds * len(checkpoint_epochs(recipe.train))
-    passes = TRAIN_PASSES * recipe.train.seeds * recipe.train.epochs * summary["trained"] + members * summary["scored"]
+    members = len(summary["members"])
+    epochs = sum(summary.get("seed_epochs", [recipe.train.seeds * recipe.train.epochs]))
+    passes = TRAIN_PASSES * epochs * summary["trained"] + members * summary["scored"]
     return {
-        "recipe": record["recipe_digest"],
+        "recipe": summary["recipe_digest"],
         "proxy": recipe.proxy.name,
         "members": members,
         "seconds": round(seconds_spent(folder / LOG), 1),

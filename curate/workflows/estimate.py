@@ -15,7 +15,7 @@ from curate.pool.index import build_index
 from curate.proxy.augment import augmented
 from curate.proxy.models import build_model, parameter_count
 from curate.proxy.training import Plan, autocast, build_optimizer, normalised
-from curate.workflows.run import Request
+from curate.workflows.run import Request, given_members
 from curate.workflows.setting import plan_for, settle
 
 STEPS = 3
@@ -26,17 +26,20 @@ def estimate(request: Request) -> dict[str, Any]:
 
     The index is built in a temporary folder and thrown away; `request.out` is not touched.
     """
+    given = given_members(request)
+    recipe = given.recipe(request.recipe) if given else request.recipe
     with tempfile.TemporaryDirectory(prefix="curate-dry-") as folder:
         pool = build_index(request.shards, Path(folder), request.labels, skip_faults=request.skip_faults)
-        setting = settle(request.recipe, pool, request.out, request.device)
-    plan = plan_for(request.recipe, setting, max(2, pool.classes.num_classes))
-    train = request.recipe.train
-    members = train.seeds * train.checkpoints
+        setting = settle(recipe, pool, request.out, request.device)
+    plan = plan_for(recipe, setting, max(2, pool.classes.num_classes, given.num_classes if given else 0))
+    train = recipe.train
+    epochs = 0 if given else train.seeds * train.epochs
+    members = len(given.members) if given else train.seeds * train.checkpoints
     step, forward = _timed(plan, min(train.batch_size, max(2, pool.total)))
     pixels = pool.total * setting.size_px**2 * setting.channels
     dynamics = BYTES_A_ROW * pool.total
     weights = 4 * parameter_count(build_model(plan.spec, seed=0))
-    seconds = train.seeds * train.epochs * pool.total * step + members * pool.total * forward
+    seconds = epochs * pool.total * step + members * pool.total * forward
     return {
         "samples": pool.total,
         "classes": pool.classes.num_classes,
@@ -44,13 +47,12 @@ def estimate(request: Request) -> dict[str, Any]:
         "size_px": setting.size_px,
         "pixels": setting.store,
         "precision": "bfloat16" if setting.is_bf16 else "float32",
-        "epochs": train.seeds * train.epochs,
+        "epochs": epochs,
         "members": members,
         "seconds": round(seconds),
         # Weights, gradients and momentum while training; scoring holds one member at a time.
         "memory_bytes": 3 * weights + dynamics + (pixels if setting.store == "memory" else 0),
-        "disk_bytes": (members + 2 * train.seeds) * weights
-        + train.seeds * dynamics
+        "disk_bytes": (0 if given else (members + 2 * train.seeds) * weights + train.seeds * dynamics)
         + (pixels if setting.store == "disk" else 0),
     }
 

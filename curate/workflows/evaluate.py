@@ -23,11 +23,11 @@ from curate.proxy.members import Member, Members
 from curate.proxy.models import check_name, forward_flops
 from curate.proxy.pixels import Pixels
 from curate.proxy.predict import measured
-from curate.proxy.training import Plan, member_path, train_member
+from curate.proxy.training import Plan, history_of, member_path, settled_members, train_member
 from curate.recipe import Recipe, Train
 from curate.workflows.arms import ALL, Arm, arms_of
 from curate.workflows.cost import TRAIN_PASSES, cost_of
-from curate.workflows.held_out import HeldOut, RowArray, other_shards
+from curate.workflows.held_out import HeldOut, RowArray, Validate, other_shards, split, validation
 from curate.workflows.results import summarise, write_tables
 from curate.workflows.run import Request as RunRequest
 from curate.workflows.run import Run, open_run
@@ -57,6 +57,7 @@ class Request:
             and is fine-tuned at the recipe's `train.finetune_rate` (Chitta et al. 2021, section 3.1).
         scores: folders of the runs that scored the manifests, for what selection cost.
         root: where the pool lies, if it moved.
+        val: what is held out of every training, and steers it where the recipe asks for that: as in `score`.
     """
 
     manifests: Sequence[Path]
@@ -73,6 +74,7 @@ class Request:
     root: Path | None = None
     device: str = "auto"
     skip_faults: bool = False
+    val: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ def evaluate(request: Request, progress: Progress | None = None) -> dict[str, An
         recipe = _of_target(request.recipe)
         run = open_run(_run_request(request, recipe), progress)
         pixels = open_pixels(run.pool, run.setting, recipe, request.out / "pixels", progress)
-        arms = arms_of(request.manifests, run.pool, pixels.rows)
+        labelled_K, val = split(run, pixels)
+        arms = arms_of(request.manifests, run.pool, pixels.rows, labelled_K)
         test = other_shards(run, "test")
         _check_record(request, run, test)
         plans = {name: _plan(run, recipe, name) for name in targets}
@@ -118,7 +121,9 @@ def evaluate(request: Request, progress: Progress | None = None) -> dict[str, An
         progress.stage("train targets", len(missing), "runs")
         for done, cell in enumerate(missing):
             progress.at(done, f"{cell.target} on {cell.arm.name}, seed {cell.number}")
-            _run_cell(request, cell, plans[cell.target], pixels, test, arms[-1].samples, progress)
+            plan = plans[cell.target]
+            validate = validation(run, val, plan)
+            _run_cell(request, cell, plan, pixels, test, arms[-1].samples, progress, validate)
         progress.at(len(missing), "")
         return _tables(request, cells)
 
@@ -147,7 +152,7 @@ def _run_request(request: Request, recipe: Recipe) -> RunRequest:
     root = request.root or read_root(folder)
     shards = [str(root / line.name) for line in read_lines(folder)]
     return RunRequest(
-        shards, request.out, recipe, request.labels, test=request.test, device=request.device,
+        shards, request.out, recipe, request.labels, val=request.val, test=request.test, device=request.device,
         skip_faults=request.skip_faults,
     )  # fmt: skip
 
@@ -194,12 +199,21 @@ def stretched(train: Train, samples: int, whole: int) -> Train:
             "epochs": max(1, round(train.epochs * ratio)),
             "warmup_epochs": train.warmup_epochs * ratio,
             "milestones": milestones,
+            "patience": max(1, round(train.patience * ratio)),
+            "stop_after": round(train.stop_after * ratio),
         }
     )
 
 
 def _run_cell(
-    request: Request, cell: Cell, plan: Plan, pixels: Pixels, test: HeldOut, whole: int, progress: Progress
+    request: Request,
+    cell: Cell,
+    plan: Plan,
+    pixels: Pixels,
+    test: HeldOut,
+    whole: int,
+    progress: Progress,
+    validate: Validate | None,
 ) -> None:
     first = FIRST_SEED + cell.number
     rows_K = cell.arm.rows(first)
@@ -207,28 +221,32 @@ def _run_cell(
     if request.equal == "steps":
         plan = replace(plan, train=stretched(plan.train, len(rows_K), whole))
     work = request.out / WORK / cell.target / cell.arm.name / f"{cell.number:03d}"
-    members = []
+    members, epochs = [], 0
     for member in range(request.members):
         seed = first + member * MEMBER_STRIDE
         start = cell.full(request.out, member)
         own = _finetuning(plan, start) if starts else plan
-        _train(own, pixels, rows_K, seed, work / str(member), progress)
-        members.append(Member(seed, plan.train.epochs, member_path(work / str(member), plan.train.epochs)))
+        folder = work / str(member)
+        _train(own, pixels, rows_K, seed, folder, progress, validate)
+        [epoch] = settled_members(folder, own.train)
+        members.append(Member(seed, epoch, member_path(folder, epoch)))
+        epochs += len(history_of(folder))
         if request.scheme == PRETRAIN and not starts:
             start.parent.mkdir(parents=True, exist_ok=True)
             durable.write_bytes(start, members[-1].path.read_bytes())
     accuracy = measured(
         plan, Members(plan, members), test.pixels, test.good_K, batch_size=request.recipe.score.batch_size
     )
-    steps = plan.train.epochs * -(-len(rows_K) // plan.train.batch_size)
+    mean_epochs = round(epochs / request.members)
+    steps = mean_epochs * -(-len(rows_K) // plan.train.batch_size)
     result = {
         "target": cell.target, "arm": cell.arm.name, "kind": cell.arm.kind, "label": cell.arm.label,
         "digest": cell.arm.digest, "samples": len(rows_K), "pool_samples": whole, "seed": cell.number,
         "members": request.members, "equal": request.equal, "scheme": request.scheme,
-        "epochs": plan.train.epochs, "steps": steps,
+        "epochs": mean_epochs, "steps": steps,
         "accuracy": accuracy.together, "each": accuracy.each, "per_class": accuracy.per_class,
         "seconds": round(sum(_seconds(work / str(member)) for member in range(request.members)), 1),
-        "flops": TRAIN_PASSES * forward_flops(plan.spec) * len(rows_K) * plan.train.epochs * request.members,
+        "flops": TRAIN_PASSES * forward_flops(plan.spec) * len(rows_K) * epochs,
         "selection": _selection(request.scores, cell.arm), "device": plan.device, "threads": torch.get_num_threads(),
     }  # fmt: skip
     if starts:
@@ -258,7 +276,9 @@ def _add_start(result: dict[str, Any], path: Path) -> None:
         result[name] += whole[name]
 
 
-def _train(plan: Plan, pixels: Pixels, rows_K: RowArray, seed: int, folder: Path, progress: Progress) -> None:
+def _train(plan: Plan, pixels: Pixels, rows_K: RowArray, seed: int, folder: Path, progress: Progress,
+    validate: Validate | None,
+) -> None:  # fmt: skip
     """Trains one target; the time of its epochs is kept beside its state, so that a resumed one adds up."""
     begun = time.monotonic()
 
@@ -272,7 +292,8 @@ def _train(plan: Plan, pixels: Pixels, rows_K: RowArray, seed: int, folder: Path
             progress.note(f"epoch {epoch}/{plan.train.epochs}")
 
     train_member(
-        plan, pixels, rows_K, seed=seed, folder=folder, progress=lambda epoch, seen: None, on_epoch=on_epoch
+        plan, pixels, rows_K, seed=seed, folder=folder, progress=lambda epoch, seen: None, on_epoch=on_epoch,
+        validate=validate,
     )  # fmt: skip
 
 

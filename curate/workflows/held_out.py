@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from curate.errors import UsageError
 from curate.manifest.algebra import kept_mask
@@ -19,12 +20,15 @@ from curate.pool.index import build_index
 from curate.pool.shards import find_shards
 from curate.pool.tar import printable
 from curate.proxy.pixels import Pixels, Rows
+from curate.proxy.predict import measured
+from curate.proxy.training import Plan
 from curate.samples import shuffled, uniform
 from curate.scores import INDEX
 from curate.workflows.run import Run
 from curate.workflows.setting import open_pixels
 
 RowArray = NDArray[np.int64]
+Validate = Callable[[nn.Module], float]
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,18 @@ def split(run: Run, pixels: Pixels) -> tuple[RowArray, HeldOut | None]:
         what = "no sample to train on" if len(val_K) else "no labelled sample to measure on"
         raise UsageError(f"--val {' '.join(run.request.val)} leaves {what}.", hint="Such as --val 0.1.")
     return train_K, HeldOut(pixels, val_K)
+
+
+def validation(run: Run, val: HeldOut | None, plan: Plan) -> Validate | None:
+    """Returns what measures a network on what is held out, where training is steered by that."""
+    if val is None or not plan.train.needs_val:
+        return None
+    batch_size = run.request.recipe.score.batch_size
+
+    def accuracy(model: nn.Module) -> float:
+        return measured(plan, [(0, model)], val.pixels, val.good_K, batch_size=batch_size).together
+
+    return accuracy
 
 
 def _within(run: Run, rows: Rows) -> RowArray:

@@ -7,11 +7,12 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from curate import durable
 from curate.errors import RunError, UsageError
@@ -23,6 +24,7 @@ from curate.proxy.training import Plan
 from curate.recipe import Recipe
 from curate.scores import INDEX, RUN, read_record, write_record
 from curate.workflows.base_run import open_base_run
+from curate.workflows.given import Given, check_given, open_given
 from curate.workflows.setting import Setting, plan_for, settle
 
 LOG = "log.jsonl"
@@ -43,6 +45,7 @@ class Request:
         base: a finished run that grows: its members score what was added, nothing is trained; see `growth`.
         copied: shards may have other times than when they were indexed; those are scanned again, and must be the same.
         answers: labels of samples that have none in the shards, by (shard, key).
+        members: a folder of members that were trained before; nothing is trained.
     """
 
     shards: Sequence[str]
@@ -59,17 +62,19 @@ class Request:
     base: Path | None = None
     copied: bool = False
     answers: Answers = field(default_factory=dict)
+    members: Path | None = None
 
 
 @dataclass
 class Run:
-    """One execution of `score`: what was asked, and what was settled for it."""
+    """One execution of `score`: what was asked, and what was settled for it; `given` members are not trained."""
 
     request: Request
     pool: Pool
     setting: Setting
     plan: Plan
     progress: Progress
+    given: Given | None = None
 
     def folder(self, seed: int) -> Path:
         """Returns where a seed's members lie."""
@@ -78,6 +83,8 @@ class Run:
     @property
     def seeds(self) -> list[int]:
         """The seeds of the training runs."""
+        if self.given:
+            return sorted({member.seed for member in self.given.members})
         first = self.request.recipe.train.seed
         return list(range(first, first + self.request.recipe.train.seeds))
 
@@ -93,8 +100,12 @@ def open_run(request: Request, progress: Progress) -> Run:
 
     Raises:
         RunError: the folder holds a run of another pool, recipe or held-out set.
-        UsageError: the pool cannot be trained on.
+        UsageError: the pool cannot be trained on, nothing is held out where that steers training, or the
+            members that are given are of another network or of other classes.
     """
+    given = given_members(request)
+    if given:
+        request = replace(request, recipe=given.recipe(request.recipe))
     durable.remove_leftovers(request.out)
     pool = build_index(
         request.shards,
@@ -105,17 +116,44 @@ def open_run(request: Request, progress: Progress) -> Run:
         answers=request.answers,
         copied=request.copied,
     )
-    _check_classes(pool)
+    num_classes = (given.num_classes if given else 0) or pool.classes.num_classes
+    if not given:
+        _check_classes(pool)
+    elif not num_classes:
+        raise UsageError("Neither the pool nor the members say how many classes there are.", hint="Give --label-from.")
     if request.base:
         open_base_run(request.base).check(pool)
-    record = _settled(request, pool)
+    record = _settled(request, pool, given)
     setting = Setting(**record["setting"])
     torch.set_num_threads(setting.threads)
-    return Run(request, pool, setting, plan_for(request.recipe, setting, pool.classes.num_classes), progress)
+    plan = plan_for(request.recipe, setting, num_classes)
+    if given:
+        check_given(given, plan, pool.classes)
+    if not (request.out / RUN).exists():
+        write_record(request.out / RUN, record)
+    return Run(request, pool, setting, plan, progress, given)
 
 
-def _settled(request: Request, pool: Pool) -> dict[str, Any]:
-    """Returns the run's record: written by the first execution, checked and kept by the next ones."""
+def given_members(request: Request) -> Given | None:
+    """Returns the members that are given; refuses what contradicts itself, before anything is read.
+
+    Raises:
+        UsageError: held-out samples are missing, or asked for where nothing is trained.
+    """
+    if request.members is None:
+        if request.recipe.train.needs_val and not (request.val or request.base):
+            raise UsageError(
+                "The recipe steers training by held-out samples (patience, stop_after or member 'best').",
+                hint="Give --val, such as --val 0.1.",
+            )
+        return None
+    if request.val or request.within or request.base:
+        raise UsageError("With --members nothing is trained.", hint="Leave out --val, --within and --base.")
+    return open_given(request.members)
+
+
+def _settled(request: Request, pool: Pool, given: Given | None) -> dict[str, Any]:
+    """Returns the run's record: made by the first execution, checked and kept by the next ones."""
     path, base = request.out / RUN, open_base_run(request.base) if request.base else None
     fresh = {
         "recipe": request.recipe.model_dump(mode="json"),
@@ -125,12 +163,14 @@ def _settled(request: Request, pool: Pool) -> dict[str, Any]:
         "within": manifest_digest(request.within) if request.within else "",
         "base": base.digest if base else "",
         "answers": _digest(request.answers),
+        "members": given.digest if given else "",
     }
     if not path.exists():
         setting = settle(request.recipe, pool, request.out, request.device)
         setting = base.setting(setting) if base else setting
-        write_record(path, {**fresh, "setting": setting.record()})
+        return {**fresh, "setting": setting.record()}
     known = read_record(path)
+    known["recipe"] = _completed(known["recipe"])
     for name, what in (
         ("pool", "pool"),
         ("recipe", "recipe"),
@@ -138,6 +178,7 @@ def _settled(request: Request, pool: Pool) -> dict[str, Any]:
         ("within", "--within"),
         ("base", "--base"),
         ("answers", "answers"),
+        ("members", "members"),
     ):
         if known.get(name, "") != fresh[name]:
             raise RunError(
@@ -145,6 +186,14 @@ def _settled(request: Request, pool: Pool) -> dict[str, Any]:
                 hint="Choose another --out, or delete that folder.",
             )
     return known
+
+
+def _completed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Returns a recorded recipe with the defaults of the keys that have come since: they change nothing."""
+    try:
+        return Recipe.model_validate(recipe).model_dump(mode="json")
+    except ValidationError:
+        return recipe
 
 
 def _digest(answers: Answers) -> str:

@@ -22,14 +22,13 @@ from curate.pool.index import bad_samples
 from curate.progress import Progress, Silent
 from curate.proxy.members import Member, Members
 from curate.proxy.pixels import Pixels, with_labels_of
-from curate.proxy.predict import Predicted, Voters, measured, predict
-from curate.proxy.schedule import checkpoint_epochs
-from curate.proxy.training import dynamics_of, history_of, member_path, train_member
+from curate.proxy.predict import Predicted, measured, predict
+from curate.proxy.training import dynamics_of, history_of, is_trained, member_path, settled_members, train_member
 from curate.samples import IdentityArray
 from curate.scores import BAD, SUMMARY, BadSample, table_path, write_bad, write_record, write_scores, write_votes
-from curate.workflows.consensus import vote_columns
+from curate.workflows.consensus import vote_column
 from curate.workflows.embed import embed
-from curate.workflows.held_out import HeldOut, other_shards, split
+from curate.workflows.held_out import HeldOut, other_shards, split, validation
 from curate.workflows.run import Request, Run, described, open_run
 from curate.workflows.setting import open_pixels
 
@@ -55,23 +54,21 @@ def score(request: Request, progress: Progress | None = None, *, pixels: Pixels 
         run.log(event="start", setting=run.setting.record())
         progress.note(described(run))
         started = time.monotonic()
-        pixels = pixels or open_pixels(run.pool, run.setting, request.recipe, request.out / "pixels", progress)
+        pixels = pixels or open_pixels(run.pool, run.setting, run.request.recipe, request.out / "pixels", progress)
         pixels.rows = with_labels_of(run.pool, pixels.rows)
         bad = [BadSample(*sample) for sample in bad_samples(run.pool)]
         check_bad(len(bad) + len(pixels.bad), run)
-        train_K, val = split(run, pixels)
-        for seed in run.seeds:
-            _train(run, pixels, train_K, seed)
+        trained, val = (0, None) if run.given else _train_all(run, pixels)
         members = Members(run.plan, _members(run))
-        score_shards(run, pixels, members, learned_of)
+        score_shards(run, pixels, members, _nothing_learned if run.given else learned_of)
         if request.embeddings:
             # The last member of the first seed: the end of one whole training.
-            last = members.members[run.plan.train.checkpoints - 1]
+            last = [member for member in members.members if member.seed == run.seeds[0]][-1]
             embed(run, pixels, members.load(last), seed=last.seed, epoch=last.epoch)
         bad += undecodable(run)
         check_bad(len(bad), run)
         write_bad(request.out / BAD, bad)
-        summary = _summary(run, members, bad, val, trained=len(train_K))
+        summary = _summary(run, members, bad, val, trained=trained)
         write_record(request.out / SUMMARY, summary)
         run.log(event="done", seconds=round(time.monotonic() - started, 1))
         return summary
@@ -86,10 +83,17 @@ def check_bad(count: int, run: Run) -> None:
         )
 
 
-def _train(run: Run, pixels: Pixels, rows_K: NDArray[np.int64], seed: int) -> None:
+def _train_all(run: Run, pixels: Pixels) -> tuple[int, HeldOut | None]:
+    """Trains every seed; returns how many samples were trained on, and what was held out."""
+    train_K, val = split(run, pixels)
+    for seed in run.seeds:
+        _train(run, pixels, train_K, val, seed)
+    return len(train_K), val
+
+
+def _train(run: Run, pixels: Pixels, rows_K: NDArray[np.int64], val: HeldOut | None, seed: int) -> None:
     epochs = run.plan.train.epochs
-    done = len(history_of(run.folder(seed)))
-    if done == epochs:
+    if is_trained(run.folder(seed), run.plan.train):
         return
     run.progress.stage(f"train seed {seed}", epochs * len(rows_K), "images")
     dynamics = Dynamics(len(pixels.rows), early_epochs=run.request.recipe.score.early_epochs)
@@ -108,6 +112,7 @@ def _train(run: Run, pixels: Pixels, rows_K: NDArray[np.int64], seed: int) -> No
         progress=lambda epoch, seen: run.progress.at(epoch * len(rows_K) + seen, f"epoch {epoch + 1}/{epochs}"),
         on_epoch=on_epoch,
         dynamics=dynamics,
+        validate=validation(run, val, run.plan),
     )
 
 
@@ -131,8 +136,17 @@ def _trace(run: Run, pixels: Pixels, model: nn.Module, dynamics: Dynamics, name:
 
 
 def _members(run: Run) -> list[Member]:
-    epochs = checkpoint_epochs(run.plan.train)
-    return [Member(seed, epoch, member_path(run.folder(seed), epoch)) for seed in run.seeds for epoch in epochs]
+    if run.given:
+        return list(run.given.members)
+    return [
+        Member(seed, epoch, member_path(run.folder(seed), epoch))
+        for seed in run.seeds
+        for epoch in settled_members(run.folder(seed), run.plan.train)
+    ]
+
+
+def _nothing_learned(*_: object) -> dict[str, NDArray[Any]]:
+    return {}
 
 
 def score_shards(run: Run, pixels: Pixels, members: Members, learned: Learned) -> None:
@@ -176,7 +190,7 @@ def undecodable(run: Run) -> list[BadSample]:
 
 
 def score_columns(
-    run: Run, pixels: Pixels, members: Voters, shards: Iterable[int]
+    run: Run, pixels: Pixels, members: Members, shards: Iterable[int]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields each shard with the columns of its score table: identity, prediction, every acquisition function.
 
@@ -188,13 +202,15 @@ def score_columns(
         seeds=run.seeds if options.per_seed else (), progress=run.progress.at,
     )  # fmt: skip
     parts: dict[str, list[NDArray[Any]]] = {}
+    votes = [vote_column(member.seed, member.epoch) for member in members.members if options.votes]
     known = -1
     for index, part in predicted:
         if index != known:
             table, known = run.pool.read(index, ["key", "identity"]), index
             identity_S = table["identity"].to_numpy()
         if part:
-            for name, values in _batch_columns(run, part, int(pixels.rows.offset_S[index]), identity_S).items():
+            columns = _batch_columns(run, part, int(pixels.rows.offset_S[index]), identity_S)
+            for name, values in [*columns.items(), *zip(votes, part.votes_MB, strict=False)]:
                 parts.setdefault(name, []).append(values)
             continue
         whole = {name: np.concatenate(values) for name, values in parts.items()}
@@ -211,8 +227,6 @@ def _batch_columns(run: Run, part: Predicted, first: int, identity_S: IdentityAr
     columns |= ensemble_columns(part.whole, identity_S[ordinal_B], seed=run.plan.train.seed)
     for seed, ensemble in part.by_seed.items():
         columns |= {f"{name}@{seed}": values for name, values in ensemble_columns(ensemble).items()}
-    if run.request.recipe.score.votes:
-        columns |= dict(zip(vote_columns(run.plan.train), part.votes_MB, strict=True))
     return columns
 
 
@@ -235,6 +249,7 @@ def _summary(
     """Returns what the run came to: counts, members and their accuracies. No times: equal runs are equal."""
     records: list[dict[str, float]] = [{"seed": one.seed, "epoch": one.epoch} for one in members.members]
     ensemble: dict[str, float] = {}
+    epochs = [] if run.given else [len(history_of(run.folder(seed))) for seed in run.seeds]
     test = other_shards(run, "test") if run.request.test else None
     for name, held in (("val", val), ("test", test)):
         if held is None:
@@ -253,10 +268,11 @@ def _summary(
         "scored": run.pool.total - len(bad),
         "failed": len(bad),
         "unlabelled": run.pool.unlabelled,
-        "classes": run.pool.classes.num_classes,
+        "classes": run.plan.spec.num_classes,
         "trained": trained,
         "held_out": len(val.rows_K) if val else 0,
-        "epochs": run.plan.train.epochs,
+        "epochs": max(epochs, default=0),
+        "seed_epochs": epochs,
         "members": records,
         "ensemble": ensemble,
     }

@@ -8,7 +8,7 @@ from curate.proxy import PROXIES
 from curate.proxy.augment import augmented
 from curate.proxy.models import ModelSpec, adapt_stem, build_model, forward_flops, parameter_count, stem_for
 from curate.proxy.predict import VoteSums
-from curate.proxy.schedule import checkpoint_epochs, rate_at
+from curate.proxy.schedule import best_epoch, drops, has_ended, may_be_member, member_epochs, rate_at
 from curate.recipe import Augment, Train
 
 
@@ -94,7 +94,7 @@ def test_certain_logits_have_no_entropy_and_no_nan() -> None:
 def test_checkpoints_are_taken_at_a_constant_rate() -> None:
     for schedule in ("cosine", "onecycle", "constant"):
         train = Train(epochs=10, checkpoints=4, schedule=schedule)
-        assert checkpoint_epochs(train) == [7, 8, 9, 10]
+        assert member_epochs(10, (), train) == [7, 8, 9, 10]
         assert len({round(rate_at(epoch, train), 9) for epoch in (6, 6.5, 8, 9.9, 10)}) == 1
     assert rate_at(10, Train(epochs=10, checkpoints=1)) == pytest.approx(0, abs=1e-9)
     assert rate_at(1.0, Train(epochs=10)) == pytest.approx(0.1)
@@ -103,6 +103,39 @@ def test_checkpoints_are_taken_at_a_constant_rate() -> None:
 def test_a_step_schedule_drops_at_its_milestones() -> None:
     train = Train(epochs=10, checkpoints=1, schedule="step", milestones=(4, 8), warmup_epochs=0)
     assert [rate_at(e, train) for e in (0, 3.9, 4, 8)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+
+
+def test_checkpoints_have_a_stride() -> None:
+    paper = Train(epochs=150, checkpoints=5, checkpoint_every=5, schedule="step", milestones=(70, 130))
+    assert member_epochs(150, (), paper) == [130, 135, 140, 145, 150]
+    assert [e for e in range(1, 151) if may_be_member(e, e, (), paper)] == [130, 135, 140, 145, 150]
+
+
+VAL = [0.1, 0.3, 0.2, 0.3, 0.25, 0.4, 0.4, 0.39, 0.1, 0.2, 0.3]
+
+
+def test_patience_lowers_the_rate_and_then_ends_training() -> None:
+    train = Train(epochs=40, checkpoints=1, schedule="patience", patience=2, stop_after=5, warmup_epochs=0)
+    # Epoch 2 is best, 3 and 4 are no better (one drop); 6 is best, then two drops at 8 and 10; 11 is five without.
+    assert [drops(VAL[:n], train) for n in range(12)] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3]
+    assert [n for n in range(12) if has_ended(n, VAL[:n], train)] == [11]
+    assert best_epoch(VAL) == 6
+    assert [rate_at(3.5, train, dropped=n) for n in (0, 2)] == pytest.approx([0.1, 0.001])
+    assert has_ended(40, [], train.model_copy(update={"stop_after": 0}))
+
+
+def test_the_rate_does_not_drop_among_the_checkpoints() -> None:
+    train = Train(epochs=10, checkpoints=3, checkpoint_every=2, schedule="patience", patience=2)
+    assert drops([0.5] * 10, train) == 2, "after epochs 3 and 5; the stage of the checkpoints begins after epoch 5"
+
+
+def test_members_are_those_before_the_end_whenever_it_comes_or_the_best() -> None:
+    train = Train(epochs=40, checkpoints=3, checkpoint_every=2, schedule="constant", stop_after=5)
+    kept = [e for e in range(1, 12) if may_be_member(e, 11, VAL, train)]
+    assert kept == [7, 8, 9, 10, 11]
+    assert member_epochs(11, VAL, train) == [7, 9, 11]
+    best = train.model_copy(update={"checkpoints": 1, "member": "best"})
+    assert member_epochs(11, VAL, best) == [6] == [e for e in range(1, 12) if may_be_member(e, 11, VAL, best)]
 
 
 def test_augmentation_moves_and_mirrors_whole_images() -> None:

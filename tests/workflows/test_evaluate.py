@@ -217,3 +217,20 @@ def test_keep_auto_takes_the_smallest_fraction_that_loses_little(
     assert "curate evaluate" in capsys.readouterr().err
     assert run(["prune", "--scores", str(toy_scores), "--fn", "margin", "--keep", "auto", "--curve", str(out)]) == 2
     assert "no curve of 'margin'" in capsys.readouterr().err
+
+
+def test_targets_are_steered_too_and_hold_the_same_samples_out(
+    toy_manifest: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--seeds", "1", "--val", "0.3", "--json"]
+    words += [
+        "--set", "train.schedule=patience", "--set", "train.patience=1", "--set", "train.stop_after=2",
+        "--set", "train.epochs=7", "--set", "train.member=best",
+    ]  # fmt: skip
+    capsys.readouterr()
+    assert evaluate(toy_manifest, test_folder, tmp_path / "e", *words) == 0
+    kept, random, whole = shown(capsys)["rows"]
+    assert kept["samples"] == random["samples"] < 24
+    assert whole["samples"] < 47
+    assert all(3 <= row["epochs"] <= 7 for row in (kept, random, whole))
+    assert kept["steps"] == kept["epochs"] * -(-kept["samples"] // 16)

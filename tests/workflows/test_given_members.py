@@ -1,0 +1,148 @@
+"""`score --members`: what was trained before scores a pool, and what does not fit is refused before it begins."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import COLOURS, png, write_tar
+from test_score_and_prune import digests
+
+from curate.cli import run
+from curate.proxy.models import ModelSpec, build_model
+
+HERE = ["--device", "cpu"]
+
+
+def score(pool: Path, out: Path, members: Path, *words: str) -> int:
+    return run(["score", str(pool), "--out", str(out), "--members", str(members), *HERE, *words])
+
+
+def column(scores: Path, name: str, shard: int = 0) -> list[float]:
+    values: list[float] = pq.read_table(scores / "tables" / f"toy-{shard:04d}.tar.parquet")[name].to_pylist()
+    return values
+
+
+def weights(folder: Path, *, name: str = "preact_resnet20", classes: int = 3) -> Path:
+    """Writes weights as somebody else's training leaves them."""
+    folder.mkdir(exist_ok=True)
+    for seed in range(2):
+        model = build_model(ModelSpec(name, classes, 3, 8, "small"), seed=seed)
+        torch.save({"state_dict": model.state_dict()}, folder / f"{name}-{seed}.pth")
+    return folder
+
+
+def test_members_of_a_run_score_as_they_did_and_train_nothing(
+    toy_scores: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "again"
+    assert score(pool_folder, out, toy_scores, "--per-seed") == 0
+    assert not (out / "members").exists()
+    for name in ("variation_ratio", "mutual_information", "loss", "prediction"):
+        assert column(out, name) == column(toy_scores, name)
+    votes = ["votes/tables/toy-0000.tar.parquet"]
+    assert all(pq.read_table(out / v).equals(pq.read_table(toy_scores / v)) for v in votes)
+    summary = json.loads((out / "summary.json").read_bytes())
+    assert (summary["trained"], summary["epochs"], len(summary["members"])) == (0, 0, 4)
+    before = digests(out)
+    assert score(pool_folder, out, toy_scores, "--per-seed") == 0
+    assert digests(out) == before
+    prune = ["prune", "--scores", str(out), "--keep", "0.5", "--out", str(tmp_path / "m")]
+    assert run([*prune, "--fn", "variation_ratio"]) == 0
+    capsys.readouterr()
+    assert run([*prune, "--fn", "forgetting"]) == 1
+    assert "no column 'forgetting'" in capsys.readouterr().err
+    assert run(["compare", str(out), "--fn", "entropy"]) == 0
+    capsys.readouterr()
+    assert run(["compare", str(out), "--consensus", "--json"]) == 0
+    [votes_of] = json.loads(capsys.readouterr().out)["consensus"]
+    assert all(row["trained"] is None and row["untrained"] is not None for row in votes_of["ensembles"])
+    assert run(["compare", str(out), "--fn", "entropy", "--cost"]) == 0
+
+
+def test_a_pool_without_labels_is_scored(toy_scores: Path, pool_folder: Path, tmp_path: Path) -> None:
+    assert score(pool_folder, tmp_path / "s", toy_scores, "--label-from", "none") == 0
+    assert column(tmp_path / "s", "entropy") == column(toy_scores, "entropy")
+
+
+def test_weights_from_elsewhere_vote(pool_folder: Path, tmp_path: Path) -> None:
+    folder = weights(tmp_path / "theirs")
+    assert score(pool_folder, tmp_path / "s", folder, "--proxy", "preact_resnet20") == 0
+    summary = json.loads((tmp_path / "s" / "summary.json").read_bytes())
+    assert [member["seed"] for member in summary["members"]] == [0, 1]
+    assert len(set(column(tmp_path / "s", "mutual_information"))) > 8
+
+
+def test_other_members_than_the_first_time_are_refused(
+    toy_scores: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "members"
+    folder.mkdir()
+    shutil.copy(toy_scores / "members/seed-000/epoch-002.safetensors", folder / "a.safetensors")
+    assert score(pool_folder, tmp_path / "s", folder) == 0
+    shutil.copy(toy_scores / "members/seed-001/epoch-002.safetensors", folder / "b.safetensors")
+    assert score(pool_folder, tmp_path / "s", folder) == 1
+    assert "another members" in capsys.readouterr().err
+
+
+def test_what_is_no_member_of_this_ensemble_is_refused_before_anything_is_decoded(
+    toy_scores: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(folder: Path, code: int, said: str, *words: str) -> None:
+        capsys.readouterr()
+        assert score(pool_folder, tmp_path / "s", folder, *words) == code
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "s" / "pixels").exists()
+        assert not (tmp_path / "s" / "tables").exists()
+
+    cut = tmp_path / "cut"
+    shutil.copytree(toy_scores, cut)
+    member = cut / "members" / "seed-001" / "epoch-002.safetensors"
+    member.write_bytes(member.read_bytes()[:-100])
+    refused(cut, 1, "seed-001/epoch-002.safetensors: cannot be read as a member")
+    member.unlink()
+    refused(cut, 1, "seed-001/epoch-002.safetensors: cannot be read")
+    refused(toy_scores, 2, "holds preact_resnet20, and convnet3 is asked for", "--proxy", "convnet3")
+    refused(toy_scores, 2, "nothing is trained", "--val", "0.1")
+    refused(toy_scores, 2, "nothing is trained", "--seeds", "3")
+    refused(tmp_path / "none", 2, "no members here")
+    theirs = weights(tmp_path / "theirs")
+    refused(theirs, 2, "holds another network than convnet3 for 3 classes", "--proxy", "convnet3")
+    weights(theirs, name="preact_resnet32")
+    refused(theirs, 2, "preact_resnet32-0.pth: holds another network", "--proxy", "preact_resnet20")
+    (theirs / "aaa.pth").write_bytes(b"no weights")
+    refused(theirs, 1, "aaa.pth: cannot be read as weights", "--proxy", "preact_resnet20")
+    refused(weights(tmp_path / "five", classes=5), 2, "'head.fc.weight' is (5, 64, 1, 1)", "--proxy", "preact_resnet20")
+
+
+def test_members_of_several_networks_are_named(
+    toy_scores: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--proxy", "convnet3", "--seeds", "1", "--epochs", "1", "--checkpoints", "1", *HERE]
+    assert run(["score", str(pool_folder), "--out", str(tmp_path / "other"), *words]) == 0
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    shutil.copy(toy_scores / "members/seed-000/epoch-002.safetensors", folder / "a.safetensors")
+    shutil.copy(tmp_path / "other/members/seed-000/epoch-001.safetensors", folder / "b.safetensors")
+    assert score(pool_folder, tmp_path / "s", folder) == 2
+    assert "b.safetensors: holds another network than others there: name convnet3" in capsys.readouterr().err
+
+
+def test_a_pool_of_other_classes_is_refused(
+    toy_scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pool(name: str, labels: list[str]) -> Path:
+        samples = [(f"k{n}", png(COLOURS[n % 3], n), label) for n, label in enumerate(labels)]
+        write_tar(
+            tmp_path / name / "p-0.tar", [e for k, i, c in samples for e in ((f"{k}.png", i), (f"{k}.cls", c.encode()))]
+        )
+        return tmp_path / name
+
+    for name, labels, said in (
+        ("more", ["0", "1", "2", "7"], "trained on 3 classes by id; the pool has 8 classes"),
+        ("named", ["cat", "dog", "owl"], "the pool has 3 classes by name (cat, dog, owl"),
+    ):
+        assert score(pool(name, labels), tmp_path / f"s-{name}", toy_scores) == 2
+        assert said in capsys.readouterr().err
