@@ -6,15 +6,16 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from curate.errors import RunError
 
-_LEFTOVER = re.compile(r"^\..+\.(\d+)\.tmp$")
+_LEFTOVER = re.compile(r"^\..+\.[0-9a-f-]+\.tmp$")
 
 
 @contextmanager
@@ -24,9 +25,10 @@ def replace(path: Path, *, sync: bool = True, sync_name: bool = True) -> Iterato
     Without `sync` it is whole or not there for every process, but may be neither after a power cut.
     Without `sync_name` it is one of both, and there for sure once its folder is synced.
     """
-    aside = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    aside = _aside(path)
     try:
         with aside.open("wb") as file:
+            _hold(file.fileno())
             yield file
             file.flush()
             if sync:
@@ -62,27 +64,86 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_folder(built: Path, out: Path) -> None:
-    """Puts a built folder in the place of another, which is moved aside first and then deleted."""
-    old = out.parent / f".{out.name}.old.{os.getpid()}.tmp"
-    if out.exists():
-        out.rename(old)
+@contextmanager
+def building(out: Path) -> Iterator[Path]:
+    """Yields a hidden folder beside `out` to fill and then to put in its place; otherwise it goes again."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out.parent)
+    build = _aside(out)
+    build.mkdir()
+    descriptor = os.open(build, os.O_RDONLY)
+    try:
+        _hold(descriptor)
+        yield build
+    finally:
+        shutil.rmtree(build, ignore_errors=True)
+        os.close(descriptor)
+
+
+def place_folder(built: Path, out: Path) -> None:
+    """Renames a built folder to where nothing or an empty folder is.
+
+    Raises:
+        OSError: something is there by now (ENOTEMPTY, ENOTDIR); it is as it was.
+    """
     built.rename(out)
     sync_path(out.parent)
+
+
+def replace_folder(built: Path, out: Path) -> None:
+    """Puts a built folder in the place of another, which is moved aside first and then deleted."""
+    old = _aside(out)
+    if out.exists():
+        out.rename(old)
+    try:
+        place_folder(built, out)
+    except BaseException:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Deletes what dead processes left half-written in a folder."""
-    for path in folder.iterdir():
-        match = _LEFTOVER.match(path.name)
-        if match and not Path(f"/proc/{match[1]}").exists():
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+def remove_leftovers(folder: Path, *, below: bool = False) -> None:
+    """Deletes what dead processes left half-written in a folder, and with `below` at any depth of it.
+
+    Who lives holds what it writes: process numbers say nothing across containers and machines.
+    """
+    for place, folders, files in os.walk(folder):
+        for name in filter(is_leftover, [*folders, *files]):
+            _remove_unless_held(Path(place, name))
+        folders[:] = [name for name in folders if below and not is_leftover(name)]
+
+
+def is_leftover(name: str) -> bool:
+    """Says whether a name is one of those under which files and folders are written."""
+    return _LEFTOVER.match(name) is not None
+
+
+def _remove_unless_held(path: Path) -> None:
+    with suppress(OSError):  # it went by itself, is held, or is not ours to delete
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _aside(path: Path) -> Path:
+    return path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+def _hold(descriptor: int) -> None:
+    with suppress(OSError):  # a file system without locks: then nobody can take it away either
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Holds a folder for this process. The system lets go of it however the process ends.
+    """Holds a folder for this process, and clears it of what dead ones left half-written.
+
+    The system lets go of it however the process ends.
 
     Raises:
         RunError: another process holds it.
@@ -100,4 +161,5 @@ def lock(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        remove_leftovers(folder, below=True)
         yield

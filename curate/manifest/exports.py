@@ -5,8 +5,6 @@ One literal table, name → what it writes and for whom. To add one: write a fun
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,17 +112,11 @@ def export(folder: Path, name: str, out: Path | None, *, root: Path | None = Non
     base = (root or read_root(folder)).absolute()
     kept = Kept(folder.absolute(), head, lines, base, moved=base != read_root(folder).absolute())
     out = (out or Path("exports") / f"{name}-{manifest_digest(folder)[:8]}").absolute()
-    build = out.parent / f".{out.name}.{os.getpid()}.tmp"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    durable.remove_leftovers(out.parent)
-    build.mkdir()
-    try:
+    with durable.building(out) as build:
         words = EXPORTS[name].write(kept, build, out)
         classes = head.classes
         (build / CLASS_MAP).write_text(class_map(classes.kind, classes.names, classes.before, classes.after))
         _put_in_place(build, out)
-    finally:
-        shutil.rmtree(build, ignore_errors=True)
     classes_kept = sum(count > 0 for count in classes.after)
     return Exported(out, len(lines), head.totals.kept, len(classes.before), classes_kept, tuple(words))
 

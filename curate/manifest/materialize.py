@@ -102,8 +102,10 @@ def materialize(
     else:
         layout = one_to_one(lines, digest)
     record = {"manifest": digest, "shards": [shard.name for shard in layout]}
-    with durable.lock(_claimed(out, record, sync=sync)):
-        durable.remove_leftovers(out)
+    _check_out(out, record)  # before anything is written there
+    with durable.lock(out):
+        if not _check_out(out, record):
+            durable.write_json(out / BEGUN, record, sync=sync)
         missing = [shard for shard in layout if not _is_whole(out / shard.name, shard.samples)]
         is_mixed = bool(shards or samples_per_shard)
         base = root or read_root(folder)
@@ -118,19 +120,20 @@ def materialize(
     return Materialized(out, len(layout), head.totals.kept, sum(c.bytes for c in counts), len(missing))
 
 
-def _claimed(out: Path, record: Mapping[str, object], *, sync: bool) -> Path:
-    """Makes sure that `out` is ours: new, empty, or begun by the same command."""
+def _check_out(out: Path, record: Mapping[str, object]) -> bool:
+    """Returns whether the same command has begun at `out`; raises RunError where something else lies there."""
     known = next((path for path in (out / DONE, out / BEGUN) if path.is_file()), None)
     if known:
         found = json.loads(known.read_bytes())
         if {name: found.get(name) for name in record} != dict(record):
             raise RunError(f"{out} holds other shards.", hint="Choose another folder, or delete that one.")
-    elif out.exists() and (not out.is_dir() or any(path.name != ".lock" for path in out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(map(_is_foreign, out.iterdir()))):
         raise RunError(f"{out} exists and is not empty.", hint="Choose another folder.")
-    out.mkdir(parents=True, exist_ok=True)
-    if not known:
-        durable.write_json(out / BEGUN, record, sync=sync)
-    return out
+    return known is not None
+
+
+def _is_foreign(path: Path) -> bool:
+    return path.name != ".lock" and not durable.is_leftover(path.name)
 
 
 def _sync_names(out: Path, layout: Sequence[NewShard]) -> None:

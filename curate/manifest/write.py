@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +78,7 @@ def write_manifest(
         RunError: another manifest lies there, or something that is no manifest.
         ManifestError: the counts on disk do not add up.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    build = out.parent / f".{out.name}.{os.getpid()}.tmp"
-    durable.remove_leftovers(out.parent)
-    build.mkdir()
-    try:
+    with durable.building(out) as build:
         _write_files(build, pool, choices, keep_list=keep_list, beside=beside or {})
         head = Head(
             format_version=1,
@@ -100,8 +95,6 @@ def write_manifest(
         digest = manifest_digest(build)
         _put_in_place(build, out, digest, force=force)
         return digest
-    finally:
-        shutil.rmtree(build, ignore_errors=True)
 
 
 def _write_files(
@@ -205,14 +198,19 @@ def _check_totals(head: Head, pool: Pool) -> None:
 
 
 def _put_in_place(build: Path, out: Path, digest: str, *, force: bool) -> None:
-    if out.exists() and not (out / HEAD).is_file() and (not out.is_dir() or any(out.iterdir())):
+    if not (out / HEAD).is_file():
+        try:
+            return durable.place_folder(build, out)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+    if not (out / HEAD).is_file():
         raise RunError(f"{out} exists and is no manifest.", hint="Choose another --out.")
-    if (out / HEAD).is_file():
-        if manifest_digest(out) == digest and _is_whole(out, build):
-            return
-        if not force:
-            raise RunError(f"{out} holds a different manifest.", hint="Choose another --out, or add --force.")
-    durable.replace_folder(build, out)
+    if manifest_digest(out) == digest and _is_whole(out, build):
+        return None
+    if not force:
+        raise RunError(f"{out} holds a different manifest.", hint="Choose another --out, or add --force.")
+    return durable.replace_folder(build, out)
 
 
 def _is_whole(out: Path, build: Path) -> bool:

@@ -135,7 +135,6 @@ def acquire(request: Request, progress: Progress | None = None) -> Acquired:
     progress = progress or Silent()
     check(request)
     with durable.lock(request.out):
-        durable.remove_leftovers(request.out)
         work = Acquisition(request, _index(request, progress), progress)
         _check_labels(work)
         _check_record(work)

@@ -10,8 +10,6 @@ import base64
 import html
 import io
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -95,7 +93,6 @@ def asked_and_answered(
     asked = asked_of(pool, this.manifest, before)
     path, pictures = this.folder / TO_LABEL, this.folder / PICTURES
     if not path.exists():
-        durable.remove_leftovers(this.folder)
         title = f"Round {this.number}: {len(asked.questions):,} samples to label"
         _write_pictures(pictures, pool, asked.questions, words.names, title)
         # Last: it says that the rest is there. Once there it is people's, and never written again.
@@ -111,9 +108,8 @@ def asked_and_answered(
 
 
 def _write_pictures(out: Path, pool: Pool, questions: Sequence[Question], classes: Sequence[str], title: str) -> None:
-    build = out.parent / f".{out.name}.{os.getpid()}.tmp"
-    (build / IMAGES).mkdir(parents=True)
-    try:
+    with durable.building(out) as build:
+        (build / IMAGES).mkdir()
         with (build / PAGE).open("w", encoding="utf-8") as page, (build / TASKS).open("w") as tasks:
             page.write(HEAD.format(title=html.escape(title)))
             tasks.write("[")
@@ -127,8 +123,6 @@ def _write_pictures(out: Path, pool: Pool, questions: Sequence[Question], classe
         if classes:
             (build / CONFIG).write_text(_config(classes), encoding="utf-8")
         durable.replace_folder(build, out)
-    finally:
-        shutil.rmtree(build, ignore_errors=True)
 
 
 def _pictures(pool: Pool, questions: Sequence[Question]) -> Iterator[tuple[Question, bytes]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from curate import durable
 from curate.embeddings import FOLDER, embeddings_path, write_embeddings, write_embeddings_record
 from curate.errors import RunError
 from curate.proxy.pixels import Pixels
@@ -29,7 +28,6 @@ def embed(run: Run, pixels: Pixels, member: nn.Module, *, seed: int, epoch: int)
     """
     out = run.request.out
     (out / FOLDER).mkdir(exist_ok=True)
-    durable.remove_leftovers(out / FOLDER)
     run.progress.stage("embed", run.pool.total, "images")
     for index, scan in enumerate(run.pool.scans):
         if not embeddings_path(out, scan.name).exists():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -127,11 +125,8 @@ def pack(request: Request, progress: Progress) -> Packed:
     _check_prefix(request)
     listing = reader.function(request)
     order = _order(request, listing)
-    request.out.parent.mkdir(parents=True, exist_ok=True)
-    durable.remove_leftovers(request.out.parent)
-    build = request.out.parent / f".{request.out.name}.{os.getpid()}.tmp"
     progress.stage("pack", len(order), "images")
-    try:
+    with durable.building(request.out) as build:
         shards = write_shards(
             build,
             request.prefix or ("shard" if name in ("folder", "csv") else request.split),
@@ -146,8 +141,6 @@ def pack(request: Request, progress: Progress) -> Packed:
             write_files(build, listing.folder, _files(listing, order, shards, request.samples_per_shard))
         size = sum(path.stat().st_size for path in shards)
         is_new = _put_in_place(build, request.out)
-    finally:
-        shutil.rmtree(build, ignore_errors=True)
     unlabelled = sum(label is None for label in listing.labels)
     ids = {label for label in listing.labels if label is not None}
     classes = len(listing.names) or len(ids)

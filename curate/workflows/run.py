@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from curate import durable
 from curate.errors import RunError, UsageError
 from curate.manifest.lines import manifest_digest
 from curate.pool.index import Answers, Pool, build_index
@@ -106,7 +105,6 @@ def open_run(request: Request, progress: Progress) -> Run:
     given = given_members(request)
     if given:
         request = replace(request, recipe=given.recipe(request.recipe))
-    durable.remove_leftovers(request.out)
     pool = build_index(
         request.shards,
         request.out / INDEX,
