@@ -32,7 +32,15 @@ CORRELATIONS = ("spearman", "pearson", "kendall")
 
 @app.command()
 def evaluate(
-    manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Manifests of one pool.")],
+    manifests: Annotated[
+        list[Path] | None, typer.Argument(metavar="[MANIFEST...]", help="Manifests of one pool; none with --curve.")
+    ] = None,
+    curve: Annotated[
+        str, typer.Option("--curve", help="Prune one run to these fractions, and evaluate them all.", metavar="F,F,…")
+    ] = "",
+    fn: Annotated[
+        list[str] | None, typer.Option("--fn", help="Of --curve: an acquisition function; may be given again.")
+    ] = None,
     test: Annotated[
         list[str] | None, typer.Option("--test", help="Shards that accuracy is measured on.", metavar="SHARDS...")
     ] = None,
@@ -51,7 +59,8 @@ def evaluate(
         str, typer.Option("--scheme", help="scratch, or pretrain: fine-tune the model of all the data.")
     ] = "scratch",
     scores: Annotated[
-        list[Path] | None, typer.Option("--scores", help="Runs that scored them, for what it cost.", metavar="DIR")
+        list[Path] | None,
+        typer.Option("--scores", help="Runs that scored them, for what it cost; of --curve the run.", metavar="DIR"),
     ] = None,
     val: Annotated[
         list[str] | None,
@@ -77,18 +86,42 @@ def evaluate(
     loaded, source = load_recipe(recipe, settings or []), label_source(label_from, label_field, labels)
     from curate.workflows import evaluate as work
 
+    if curve:
+        manifests, scores = _keep_lists(manifests, curve, fn, scores, out)
     request = work.Request(
-        manifests, test or (), out, loaded, target or (), seeds=seeds, members=target_members, equal=equal,
+        manifests or (), test or (), out, loaded, target or (), seeds=seeds, members=target_members, equal=equal,
         scheme=scheme, scores=scores or (), labels=source, root=root, device=device, skip_faults=skips(on_bad_shard),
         val=val or (),
     )  # fmt: skip
     with console.progress(quiet=as_json) as listener:
         result = work.planned(request) if dry_run else work.evaluate(request, within_time(listener, max_time))
+    _draw_curve(out, result["rows"])
     if as_json:
         return console.show_json("evaluate", {"out": str(out), **result})
     show_evaluation(result["rows"], markdown=markdown)
     console.note(f"Results of {result['runs']} runs: {out}/runs; the table: {out}/table.md")
     return None
+
+
+def _keep_lists(
+    manifests: list[Path] | None, curve: str, fn: list[str] | None, scores: list[Path] | None, out: Path
+) -> tuple[list[Path], list[Path]]:
+    """Returns the manifests of a curve, and the run that they are pruned from."""
+    from curate.workflows.keep_lists import keep_lists
+
+    runs = scores or [Path("scores")]
+    if manifests or len(runs) > 1 or not fn:
+        raise UsageError("--curve prunes one run by --fn: it takes no manifests, one --scores and at least one --fn.")
+    return keep_lists(runs[0], fn, curve.split(","), out), runs
+
+
+def _draw_curve(out: Path, rows: list[dict[str, Any]]) -> None:
+    from curate import durable
+    from curate.report.curve import curve_svg
+
+    if picture := curve_svg(rows):
+        durable.write_bytes(out / "curve.svg", picture.encode())
+        console.note(f"Accuracy against the fraction kept: {out}/curve.svg; curate prune --keep auto --curve {out}")
 
 
 @app.command()

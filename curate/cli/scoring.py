@@ -93,7 +93,7 @@ def score(
         raise UsageError("With --members nothing is trained.", hint="Leave out --seeds, --epochs, … and --trace.")
     given = [f"{name}={value}" for name, value in flags.items() if value]
     if base:
-        _refuse_beside_base(recipe, settings, given, ensemble, val, test, within, embeddings, dry_run)
+        _refuse_beside_base(recipe, settings, given, ensemble, val, test, within, embeddings, dry_run, members)
         loaded = _recipe_of(base)
     else:
         loaded = load_recipe(recipe, [*ensemble_settings(ensemble), *(settings or []), *given])
@@ -120,7 +120,7 @@ def _refuse_beside_base(*given: object) -> None:
     if any(given):
         raise UsageError(
             "--base takes recipe, members, held-out samples and accuracies of that run.",
-            hint="Leave out --proxy, --recipe, --set, --seeds …, --val, --test, --within, --embeddings, --dry-run.",
+            hint="Leave out --proxy, --recipe, --set, --seeds …, --val, --test, --within, --members and the like.",
         )
 
 

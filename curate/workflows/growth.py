@@ -104,7 +104,10 @@ def _members(run: Run, base: BaseRun) -> Members:
     members = []
     for one in base.summary["members"]:
         path = member_path(run.folder(one["seed"]), one["epoch"])
-        take(base.folder, run.request.out, str(path.relative_to(run.request.out)))
+        name = str(path.relative_to(run.request.out))
+        if not (base.folder / name).exists():
+            raise UsageError(f"{base.folder} has no {name}: its members lie elsewhere.", hint=AGAIN)
+        take(base.folder, run.request.out, name)
         members.append(Member(one["seed"], one["epoch"], path))
     return Members(run.plan, members)
 
@@ -180,7 +183,7 @@ def _not_learned(run: Run, _pixels: Pixels, _index: int, ordinal_N: NDArray[np.i
 
 def _embed(part: Run, pixels: Pixels, members: Members, base: BaseRun) -> None:
     if (base.folder / EMBEDDINGS / RECORD).exists():
-        last = members.members[part.plan.train.checkpoints - 1]
+        last = [member for member in members.members if member.seed == members.members[0].seed][-1]
         embed(part, pixels, members.load(last), seed=last.seed, epoch=last.epoch)
 
 

@@ -63,6 +63,5 @@ def _rows(evaluation: Path) -> list[dict[str, Any]]:
 
 def _how(fn: str) -> str:
     return (
-        f"Make one: curate prune --fn {fn} --keep F for some fractions F, then "
-        f"curate evaluate manifests/{fn}-* --test SHARDS --target NAME, and name its folder with --curve."
+        f"Make one: curate evaluate --curve 0.3,0.5,0.7,0.9 --fn {fn} --test SHARDS, and name its folder with --curve."
     )

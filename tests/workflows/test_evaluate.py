@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from conftest import png, write_tar
 
 from curate.cli import run
+from curate.manifest.schema import load_head
 
 TARGET = [
     "--target", "preact_resnet20", "--set", "train.epochs=2", "--set", "train.batch_size=16",
@@ -234,3 +236,36 @@ def test_targets_are_steered_too_and_hold_the_same_samples_out(
     assert whole["samples"] < 47
     assert all(3 <= row["epochs"] <= 7 for row in (kept, random, whole))
     assert kept["steps"] == kept["epochs"] * -(-kept["samples"] // 16)
+
+
+def test_a_curve_is_measured_drawn_and_taken_by_keep_auto(
+    toy_scores: Path, test_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    words = ["evaluate", "--scores", str(toy_scores), "--test", str(test_folder), *TARGET, "--seeds", "1"]
+    words += ["--set", "train.epochs=1"]
+    assert run([*words, "--curve", "0.8,0.4", "--fn", "entropy"]) == 0
+    picture = ElementTree.parse("evaluation/curve.svg").getroot()  # noqa: S314  (written by this test)
+    names = [text.text for text in picture.findall(".//{*}text") if "name" in text.get("class", "")]
+    assert names == ["entropy", "random", "all the data"]
+    said = [title.text for title in picture.findall(".//{*}title")]
+    rows = json.loads(Path("evaluation/table.json").read_bytes())["rows"]
+    assert len(said) == len(rows) == 5
+    for row in rows:
+        assert any(f"{row['samples'] / 47:.1%} kept: {100 * row['accuracy']:.2f}" in text for text in said)
+    small, large = (f"evaluation/curve/entropy-{fraction}" for fraction in ("0.4", "0.8"))
+    assert run(["manifest", "merge", small, large, "--out", "both"]) == 0
+    assert load_head(Path("both")).totals.kept == load_head(Path(large)).totals.kept  # the larger holds the smaller
+    auto = ["prune", "--scores", str(toy_scores), "--fn", "entropy", "--keep", "auto", "--tolerance", "1"]
+    assert run([*auto, "--out", "auto"]) == 0
+    assert load_head(Path("auto")).totals.kept == load_head(Path(small)).totals.kept
+    capsys.readouterr()
+    for wrong, expected in (
+        (["--curve", "0.4", "--fn", "entropy"], "two or more"),
+        (["--curve", "0.4,40%", "--fn", "entropy"], "two or more"),
+        (["--curve", "0.4,0.5"], "at least one --fn"),
+        (["both", "--curve", "0.4,0.5", "--fn", "entropy"], "takes no manifests"),
+    ):
+        assert run([*words, *wrong]) == 2
+        assert expected in capsys.readouterr().err
