@@ -1,25 +1,73 @@
 """Runs the arms of a benchmark: each in a process of its own, interleaved, medians at the end.
 
-An arm prints one JSON object as its last line; `value` is what is compared. Its peak memory is
-that of its largest process.
+An arm is a command, or a reason why there is none here. What is compared is the `value` of the JSON object
+in its last line, or the seconds of the whole process where it prints none. Its peak memory is that of its
+largest process.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PEERS = "CURATE_PEERS"  # names a Python that has the peers which are no dependency of this project
+SECONDS = 600  # after which an arm counts as absent
+Run = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Why an arm is not measured here."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one arm runs.
+
+    Attributes:
+        command: its words.
+        before: called before each run, outside of its time.
+        is_timed: compare the seconds of the whole process; else the `value` that it prints.
+    """
+
+    command: Sequence[str]
+    before: Run = lambda: None
+    is_timed: bool = False
+
+
+@dataclass
+class Measured:
+    """What the runs of an arm gave.
+
+    Attributes:
+        values: one a run, in the unit of its case.
+        peak_mib: median over the runs.
+        also: what the last run said besides.
+    """
+
+    values: list[float]
+    peak_mib: float
+    also: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
 
 
 def report(**result: Any) -> None:
-    """Prints an arm's result, with the peak memory of this process and of its largest child."""
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(json.dumps({**result, "peak_mib": peak / 1024}))
+    """Prints an arm's result."""
+    print(json.dumps(result))
 
 
 def module(name: str, *words: object) -> list[str]:
@@ -27,25 +75,83 @@ def module(name: str, *words: object) -> list[str]:
     return [sys.executable, "-m", f"benchmarks.{name}", *map(str, words)]
 
 
-def compare(arms: Mapping[str, Sequence[str]], *, repeats: int, unit: str, warm_up: int = 0) -> dict[str, float]:
-    """Runs every arm in turn, prints a table of medians with the spread, and returns the medians."""
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
+def timed(*command: object, before: Run = lambda: None) -> Arm:
+    """Returns an arm that is any command, its whole process timed."""
+    return Arm([str(word) for word in command], before, is_timed=True)
+
+
+def peer(package: str, name: str, *words: object, before: Run = lambda: None) -> Arm | Absent:
+    """Returns an arm of a benchmark's module in the first Python that has a package: this one, or CURATE_PEERS."""
+    pythons = [sys.executable, *filter(None, [os.environ.get(PEERS)])]
+    for python in pythons:
+        found = subprocess.run([python, "-c", f"import {package}"], capture_output=True, check=False, cwd=ROOT)
+        if found.returncode == 0:
+            return Arm([python, *module(name, *words)[1:]], before)
+    where = "nor in the Python of" if len(pythons) > 1 else "and there is no"
+    return Absent(f"{package} is not installed here {where} {PEERS}")
+
+
+def measure(
+    arms: Mapping[str, Arm | Absent], *, repeats: int, warm_up: int = 0
+) -> tuple[dict[str, Measured], dict[str, str]]:
+    """Runs every arm in turn. Returns what was measured, and why the other arms were not."""
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
+    absent = {name: arm.reason for name, arm in arms.items() if isinstance(arm, Absent)}
     for turn in range(warm_up + repeats):
-        for name, command in arms.items():
-            result = _run(command)
-            if turn >= warm_up:
-                results[name].append(result)
+        for name, arm in arms.items():
+            if name in absent or isinstance(arm, Absent):
+                continue
+            result = _run(arm)
+            if isinstance(result, Absent):
+                absent[name] = result.reason
+            elif turn >= warm_up:
+                runs[name].append(result)
+    return {name: _measured(rows) for name, rows in runs.items() if name not in absent}, absent
+
+
+def compare(arms: Mapping[str, Sequence[str]], *, repeats: int, unit: str, warm_up: int = 0) -> dict[str, float]:
+    """Runs every arm in turn, prints a table of medians with the spread, and returns the medians.
+
+    Raises:
+        SystemExit: an arm failed.
+    """
+    measured, absent = measure({name: Arm(words) for name, words in arms.items()}, repeats=repeats, warm_up=warm_up)
+    if absent:
+        raise SystemExit("\n".join(f"{name}: {reason}" for name, reason in absent.items()))
     print(f"\n| arm | {unit}, median of {repeats} | lowest to highest | peak MiB | also |\n|---|---|---|---|---|")
-    medians = {}
-    for name, rows in results.items():
-        values = [row.pop("value") for row in rows]
-        peak = statistics.median(row.pop("peak_mib") for row in rows)
-        medians[name] = statistics.median(values)
-        also = ", ".join(f"{key} {value}" for key, value in rows[-1].items())
-        print(f"| {name} | {medians[name]:,.4g} | {min(values):,.4g} to {max(values):,.4g} | {peak:,.0f} | {also} |")
-    return medians
+    for name, arm in measured.items():
+        also = ", ".join(f"{key} {value}" for key, value in arm.also.items())
+        spread = f"{min(arm.values):,.4g} to {max(arm.values):,.4g}"
+        print(f"| {name} | {arm.median:,.4g} | {spread} | {arm.peak_mib:,.0f} | {also} |")
+    return {name: arm.median for name, arm in measured.items()}
 
 
-def _run(command: Sequence[str]) -> dict[str, Any]:
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "COLUMNS": "200"})
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+def _measured(rows: list[dict[str, Any]]) -> Measured:
+    values = [row.pop("value") for row in rows]
+    peak = statistics.median(row.pop("peak_mib") for row in rows)
+    return Measured(values, peak, rows[-1])
+
+
+def _run(arm: Arm) -> dict[str, Any] | Absent:
+    arm.before()
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+    with tempfile.TemporaryDirectory(prefix="curate-bench-") as folder:
+        report = Path(folder) / "report.json"
+        command = [sys.executable, "-I", "-S", str(ROOT / "benchmarks" / "launch.py"), str(report), *arm.command]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=environment,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            out, errors = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.wait()
+            return Absent(f"took more than {SECONDS} s")
+        taken = json.loads(report.read_text()) if report.exists() else {"code": process.returncode}
+    if taken["code"] != 0:
+        return Absent(f"failed with {taken['code']}: {(errors.strip().splitlines() or ['no message'])[-1][:200]}")
+    about = {"processor_seconds": round(taken["processor_seconds"], 3)}
+    if arm.is_timed:
+        return {"value": taken["seconds"], "peak_mib": taken["peak_mib"], **about}
+    return {"peak_mib": taken["peak_mib"], **about, **json.loads(out.strip().splitlines()[-1])}

@@ -13,6 +13,7 @@ from conftest import TOY
 from tables import tables
 from tars import contents, kept_keys
 
+from benchmarks.page import page
 from curate.acquisition import ACQUISITIONS
 from curate.cli import run
 from curate.cli.options import ORDER
@@ -38,6 +39,10 @@ def test_the_guide_of_consumers_is_the_tables() -> None:
 
 def test_the_tables_are_those_of_the_runs() -> None:
     assert (ROOT / "docs" / "tables.md").read_text() == tables()
+
+
+def test_the_page_of_performance_is_that_of_the_kept_runs() -> None:
+    assert (ROOT / "docs" / "performance.md").read_text() == page()
 
 
 def test_the_readme_has_two_commands_for_the_set_up() -> None:

@@ -7,19 +7,17 @@ sample's identity. It never depends on position, on the order of shards, or on a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import ScoreError, UsageError
+from curate.errors import ScoreError
 from curate.samples import IdentityArray
+from curate.selection.radix import Column, Order, Parts, check_order, take_first_of
 
 BoolArray = NDArray[np.bool_]
 RealArray = NDArray[np.floating[Any]]
-Order = Literal["hardest", "easiest"]
-
-ORDERS: tuple[Order, ...] = ("hardest", "easiest")
 
 
 def order_keys(
@@ -33,8 +31,7 @@ def order_keys(
     Raises:
         UsageError: the order is neither "hardest" nor "easiest".
     """
-    if order not in ORDERS:
-        raise UsageError(f"unknown order '{order}'", hint=f"Known: {', '.join(ORDERS)}.")
+    check_order(order)
     floats = (score_N,) if tie_N is None else (score_N, tie_N)
     if order == "hardest":
         return (*(0 - key_N for key_N in floats), identity_N)
@@ -66,24 +63,18 @@ def take_first(
             first is named.
         UsageError: fewer than `count` samples are eligible.
 
-    Cost: O(N) time (a partition by each key, of those samples alone that the key before it left tied
-        at the threshold) and O(N) memory; nothing is sorted in full.
+    Cost: O(N) time and N / 4 bytes beside the arrays; nothing is sorted in full. See `radix.take_first_of`.
     """
     check_scores(score_N, tie_N=tie_N, identity_N=identity_N, eligible_N=eligible_N)
-    row_K = np.arange(len(score_N)) if eligible_N is None else np.flatnonzero(eligible_N)
-    if not 0 <= count <= len(row_K):
-        raise UsageError(f"{count:,} samples cannot be taken out of {len(row_K):,}")
-    first_N: BoolArray = np.zeros(len(score_N), dtype=np.bool_)
-    for key_N in order_keys(score_N, tie_N=tie_N, identity_N=identity_N, order=order):
-        if count in (0, len(row_K)):
-            break
-        key_K = key_N[row_K]
-        threshold = np.partition(key_K, count - 1)[count - 1]
-        before_K = row_K[key_K < threshold]
-        first_N[before_K] = True
-        row_K, count = row_K[key_K == threshold], count - len(before_K)
-    first_N[row_K[:count]] = True
-    return first_N
+    eligible = None if eligible_N is None else [np.packbits(eligible_N)]
+    tie = None if tie_N is None else _whole(tie_N)
+    parts = Parts((len(score_N),), _whole(score_N), tie, _whole(identity_N))
+    (first,) = take_first_of(parts, count=count, order=order, eligible=eligible)
+    return np.unpackbits(first, count=len(score_N)).view(np.bool_)
+
+
+def _whole(array_N: NDArray[Any]) -> Column:
+    return lambda part: array_N
 
 
 def rank_of(row: int, keys: Sequence[NDArray[Any]]) -> int:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from curate.errors import ScoreError, UsageError
 from curate.samples import IdentityArray
 from curate.selection.quotas import ClassRule, IntArray, quotas
-from curate.selection.rank import BoolArray, Order, RealArray, check_scores, take_first
+from curate.selection.radix import Order
+from curate.selection.rank import BoolArray, RealArray, check_scores, take_first
 
 REASONS = ("kept", "rank", "outlier", "never")  # the name of each code
 KEPT, RANK, OUTLIER, NEVER = range(4)

@@ -17,7 +17,8 @@ from curate.manifest.origin import Origin
 from curate.manifest.schema import Selection
 from curate.pool.index import Pool
 from curate.scores import Columns
-from curate.selection.rank import Order, last_of, order_keys, rank_of
+from curate.selection.radix import Order
+from curate.selection.rank import last_of, order_keys, rank_of
 from curate.selection.strata import KEPT, OUTLIER, select
 from curate.workflows.cover import CENTERS
 from curate.workflows.gather import gather

@@ -22,7 +22,7 @@ from curate.scores import BadSample, Columns
 from curate.selection.budget import Keep, Outliers, divide, parse_keep, parse_outliers
 from curate.selection.combine import Combine
 from curate.selection.quotas import ClassRule
-from curate.selection.rank import Order
+from curate.selection.radix import Order
 from curate.selection.strata import KEPT, REASONS, select
 from curate.selection.strata import Selection as Selected
 from curate.workflows.base import Base, joined, open_base
