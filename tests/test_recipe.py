@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,20 @@ def test_the_default_recipe_spells_out_the_defaults() -> None:
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda p: p.name)
 def test_every_recipe_loads_and_says_how_to_run_it(path: Path) -> None:
     load_recipe(path)
-    assert "# Run: curate score" in path.read_text()
+    head = path.read_text().partition("\n[")[0]
+    assert "# Run: curate " in head
+    if path.name != "default.toml":
+        for said in ("# Source: ", "# Hardware: ", "Wall time: ", "# Result: "):
+            assert said in head, said
+        assert "not measured" in head or "docs/results" in head
+
+
+def test_recipes_name_recipes_that_exist() -> None:
+    named = {
+        name for path in RECIPES.glob("*.toml") for name in re.findall(r"recipes/([\w-]+\.toml)", path.read_text())
+    }
+    assert len(named) > 10
+    assert named <= {path.name for path in RECIPES.glob("*.toml")}
 
 
 @pytest.mark.parametrize(
