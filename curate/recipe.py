@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
 from curate.errors import RecipeError, did_you_mean
 
@@ -56,6 +56,16 @@ class Proxy(Section):
     stem: Literal["auto", "small", "native"] = "auto"
     pretrained: str = ""
     width: Rate = 1.0
+
+
+class Text(Section):
+    """How texts become tokens, and what is built of them. Images have no use for it."""
+
+    length: Positive | Literal["auto"] = "auto"
+    dim: Positive = 10
+    ngrams: Annotated[int, Field(ge=1, le=5)] = 2
+    buckets: Positive = 1 << 20
+    pooling: Literal["max", "conv", "kmax"] = "max"
 
 
 class Train(Section):
@@ -105,14 +115,54 @@ class Score(Section):
     early_epochs: Count = 20
 
 
+_VDCNN: dict[str, Any] = {
+    "epochs": 15, "checkpoints": 1, "rate": 0.01, "nesterov": False, "weight_decay": 1e-4,
+    "schedule": "step", "milestones": (3, 6, 9, 12), "step_factor": 0.5, "warmup_epochs": 0.0,
+}  # fmt: skip
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "fasttext": {
+        "epochs": 5, "checkpoints": 1, "batch_size": 16, "rate": 4.0, "momentum": 0.0, "nesterov": False,
+        "weight_decay": 0.0, "schedule": "onecycle", "warmup_epochs": 0.0,
+    },
+    "vdcnn9": _VDCNN,
+    "vdcnn17": _VDCNN,
+    "vdcnn29": _VDCNN,
+}  # fmt: skip
+"""How networks of texts are trained where a recipe does not say: by name, what differs from `Train`."""
+
+
 class Recipe(Section):
     """All tables of a recipe."""
 
     pixels: Pixels = Pixels()
     augment: Augment = Augment()
+    text: Text = Text()
     proxy: Proxy = Proxy()
     train: Train = Train()
     score: Score = Score()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, tables: Any) -> Any:
+        """Fills in what the proxy's own training sets and the recipe leaves open."""
+        proxy, train = (tables.get(name, {}) for name in ("proxy", "train")) if isinstance(tables, dict) else ({}, None)
+        name = proxy.get("name") if isinstance(proxy, dict) else proxy.name
+        if not isinstance(train, dict) or name not in PUBLISHED:
+            return tables
+        published = dict(PUBLISHED[name])
+        if "milestones" in published and isinstance(epochs := train.get("epochs"), int):
+            # A shorter training falls as often: at the same shares of its epochs.
+            shares = (milestone / published["epochs"] for milestone in published["milestones"])
+            published["milestones"] = sorted({max(1, round(share * epochs)) for share in shares})
+        return {**tables, "train": {**published, **train}}
+
+    @model_serializer(mode="wrap")
+    def _without_idle_text(self, serialise: Callable[[Recipe], dict[str, Any]]) -> dict[str, Any]:
+        """Leaves out `text` where nothing in it is set: recipes of images keep the digest they always had."""
+        tables = serialise(self)
+        if self.text == Text():
+            del tables["text"]
+        return tables
 
     @property
     def digest(self) -> str:

@@ -19,6 +19,7 @@ from curate.cli.options import (
     Recipes,
     Sets,
     Shards,
+    TextField,
     app,
     check_ensemble,
     ensemble_settings,
@@ -54,6 +55,7 @@ def build_up(
     label_from: LabelFrom = "cls",
     label_field: LabelField = "",
     labels: Labels = None,
+    text_field: TextField = "",
     on_bad_shard: OnBadShard = "fail",
     max_bad: Annotated[float, typer.Option("--max-bad", help="Largest fraction of bad samples.")] = 0.1,
     device: Device = "auto",
@@ -67,7 +69,7 @@ def build_up(
             raise UsageError(f"{name} {rule}: expected equal or proportional.")
     given = [f"proxy.name={proxy}"] if proxy else []
     given = [*ensemble_settings(ensemble), *(settings or []), *given]
-    loaded, source = load_recipe(recipe, given), label_source(label_from, label_field, labels)
+    loaded, source = load_recipe(recipe, given), label_source(label_from, label_field, labels, text_field)
     check_ensemble(ensemble, loaded.train.seeds, loaded.train.checkpoints)
     from curate.workflows import build_up as work
 
@@ -117,6 +119,7 @@ def acquire(
     label_from: LabelFrom = "cls",
     label_field: LabelField = "",
     labels: Labels = None,
+    text_field: TextField = "",
     on_bad_shard: OnBadShard = "fail",
     max_bad: Annotated[float, typer.Option("--max-bad", help="Largest fraction of bad samples.")] = 0.1,
     device: Device = "auto",
@@ -126,7 +129,10 @@ def acquire(
     from curate.recipe import load_recipe
 
     given = [f"proxy.name={proxy}"] if proxy else []
-    loaded, source = load_recipe(recipe, [*(settings or []), *given]), label_source(label_from, label_field, labels)
+    loaded, source = (
+        load_recipe(recipe, [*(settings or []), *given]),
+        label_source(label_from, label_field, labels, text_field),
+    )
     from curate.pool.classes import read_class_names
     from curate.workflows import acquire as work
 

@@ -19,6 +19,7 @@ from curate.cli.options import (
     Recipes,
     Root,
     Sets,
+    TextField,
     app,
     label_source,
     skips,
@@ -69,6 +70,7 @@ def evaluate(
     label_from: LabelFrom = "cls",
     label_field: LabelField = "",
     labels: Labels = None,
+    text_field: TextField = "",
     on_bad_shard: OnBadShard = "fail",
     root: Root = None,
     device: Device = "auto",
@@ -78,12 +80,17 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Train targets on what was kept, on random samples, on everything. Resumes by itself."""
-    from curate.recipe import load_recipe
+    from curate.recipe import PUBLISHED, load_recipe
 
     for name, value, known in (("--equal", equal, EQUAL), ("--scheme", scheme, SCHEMES)):
         if value not in known:
             raise UsageError(f"{name} {value}: expected {' or '.join(known)}.")
-    loaded, source = load_recipe(recipe, settings or []), label_source(label_from, label_field, labels)
+    # A target of texts brings the training that was published with it, unless the recipe has its own.
+    named = [f"proxy.name={target[0]}"] if target and target[0] in PUBLISHED else []
+    loaded, source = (
+        load_recipe(recipe, [*(settings or []), *named]),
+        label_source(label_from, label_field, labels, text_field),
+    )
     from curate.workflows import evaluate as work
 
     if curve:

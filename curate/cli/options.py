@@ -53,6 +53,9 @@ EnsembleKind = Annotated[
 Labels = Annotated[
     Path | None, typer.Option("--labels", help="Read labels from a CSV: key, label[, shard].", metavar="CSV")
 ]
+TextField = Annotated[
+    str, typer.Option("--text-field", help="Read texts from this field of .json entries.", metavar="FIELD")
+]
 OnBadShard = Annotated[str, typer.Option("--on-bad-shard", help="fail, or skip and count its samples as failed.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 MaxTime = Annotated[
@@ -65,14 +68,14 @@ Root = Annotated[Path | None, typer.Option("--root", help="Where the shards lie,
 Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest's folder.")]
 
 
-def label_source(kind: str, field: str, table: Path | None) -> Any:
-    """Returns where labels come from, by the three options that say so."""
+def label_source(kind: str, field: str, table: Path | None, text_field: str = "") -> Any:
+    """Returns where labels come from, by the three options that say so, and texts, by the fourth."""
     from curate.pool.labels import LabelSource, check_kind, read_label_table
 
     check_kind(kind)
     if table:
-        return LabelSource("csv", str(table), read_label_table(table))
-    return LabelSource("json", field) if field else LabelSource(kind)
+        return LabelSource("csv", str(table), read_label_table(table), text_field)
+    return LabelSource("json" if field else kind, field, text_field=text_field)
 
 
 ENSEMBLES = {"seeds": "train.checkpoints", "checkpoints": "train.seeds", "combined": ""}

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from curate import console
-from curate.cli.options import Json, LabelField, LabelFrom, Labels, OnBadShard, Shards, app, label_source, skips
+from curate.cli.options import (
+    Json,
+    LabelField,
+    LabelFrom,
+    Labels,
+    OnBadShard,
+    Shards,
+    TextField,
+    app,
+    label_source,
+    skips,
+)
 
 
 @app.command()
@@ -59,17 +70,20 @@ def pack(
 def index(
     shards: Shards,
     out: Annotated[Path | None, typer.Option("--out", help="Keep the index in this folder.", metavar="DIR")] = None,
-    decode: Annotated[bool, typer.Option("--decode", help="Also decode every image and list those that fail.")] = False,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Also decode every image or text and list those that fail.")
+    ] = False,
     label_from: LabelFrom = "cls",
     label_field: LabelField = "",
     labels: Labels = None,
+    text_field: TextField = "",
     on_bad_shard: OnBadShard = "fail",
     as_json: Json = False,
 ) -> None:
     """Scan the pool once: samples, classes, bad samples, byte ranges."""
     from curate.workflows.index import index_pool
 
-    source = label_source(label_from, label_field, labels)
+    source = label_source(label_from, label_field, labels, text_field)
     with console.progress(quiet=as_json) as listener:
         report = index_pool(shards, out, source, decode=decode, skip_faults=skips(on_bad_shard), progress=listener)
     if as_json:

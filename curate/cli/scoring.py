@@ -21,6 +21,7 @@ from curate.cli.options import (
     Recipes,
     Sets,
     Shards,
+    TextField,
     app,
     check_ensemble,
     ensemble_settings,
@@ -71,6 +72,7 @@ def score(
     label_from: LabelFrom = "cls",
     label_field: LabelField = "",
     labels: Labels = None,
+    text_field: TextField = "",
     on_bad_shard: OnBadShard = "fail",
     max_bad: Annotated[float, typer.Option("--max-bad", help="Largest fraction of bad samples.")] = 0.1,
     device: Device = "auto",
@@ -98,7 +100,7 @@ def score(
     else:
         loaded = load_recipe(recipe, [*ensemble_settings(ensemble), *(settings or []), *given])
     check_ensemble(ensemble, loaded.train.seeds, loaded.train.checkpoints)
-    source = label_source(label_from, label_field, labels)
+    source = label_source(label_from, label_field, labels, text_field)
     from curate.workflows.growth import grow
     from curate.workflows.run import Request
     from curate.workflows.score import score as work

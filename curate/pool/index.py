@@ -22,7 +22,7 @@ from curate import durable
 from curate.errors import RunError
 from curate.pool.classes import Classes, class_names, count_labels, join_classes, label_ids
 from curate.pool.labels import LabelSource, is_class_id
-from curate.pool.scan import SCHEMA, Scan, scan_shard, stat
+from curate.pool.scan import NO_IMAGE, SCHEMA, Scan, scan_shard, stat
 from curate.pool.shards import Shard, Sources, find_shards
 from curate.pool.tar import printable
 from curate.tables import read_metadata, read_table, write_table
@@ -39,6 +39,12 @@ class Pool:
     root: Path
     scans: tuple[Scan, ...]
     classes: Classes
+    text_field: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What its samples are: `image` or `text`."""
+        return "text" if kind_of(self.scans) == "text" else "image"
 
     @property
     def total(self) -> int:
@@ -114,11 +120,13 @@ def build_index(
     progress(len(found.shards), len(found.shards), "")
     if answers:
         scans = [_answered(folder, scan, answers) for scan in scans]
+    if kind_of(scans) == "image":
+        scans = [_without_texts(folder, scan) if scan.kind == "text" else scan for scan in scans]
     counts = count_labels(_good_labels(folder, scans))
     classes = join_classes(counts, class_names(found.root))
     if classes.kind == "id" and not all(map(is_class_id, counts)):
         scans = [_without_names(folder, scan) for scan in scans]
-    pool = Pool(folder, found.root, tuple(scans), classes)
+    pool = Pool(folder, found.root, tuple(scans), classes, labels.text_field)
     write_pool(pool, labels)
     return pool
 
@@ -137,7 +145,13 @@ def load_pool(folder: Path) -> Pool:
     if text.get("format") != FORMAT:
         raise RunError(f"{path}: an index of format {text.get('format')}.", hint=f"Expected format {FORMAT}.")
     classes = Classes(text["classes"]["kind"], tuple(text["classes"]["names"]), tuple(text["classes"]["counts"]))
-    return Pool(folder, Path(text["root"]), tuple(Scan(**scan) for scan in text["shards"]), classes)
+    scans = tuple(Scan(**scan) for scan in text["shards"])
+    return Pool(folder, Path(text["root"]), scans, classes, text.get("text_field", ""))
+
+
+def kind_of(scans: Sequence[Scan]) -> str:
+    """Returns what a pool's samples are: `image` as soon as one shard has images, else `text` or nothing."""
+    return max((scan.kind for scan in scans), key=("", "text", "image").index, default="")
 
 
 def labels_of(folder: Path) -> tuple[str, str]:
@@ -152,7 +166,8 @@ def _check_same_pool(folder: Path, found: Sources, labels: LabelSource) -> None:
         return
     known, recorded = load_pool(folder), labels_of(folder)
     names = [shard.name for shard in found.shards]
-    if [scan.name for scan in known.scans] != names or recorded != (labels.kind, labels.field):
+    same_entries = (recorded, known.text_field) == ((labels.kind, labels.field), labels.text_field)
+    if [scan.name for scan in known.scans] != names or not same_entries:
         raise RunError(
             f"{folder} indexes another pool: {len(known.scans)} shards under {known.root}, "
             f"labels from {':'.join(filter(None, recorded))}.",
@@ -198,6 +213,17 @@ def _answered(folder: Path, scan: Scan, answers: Answers) -> Scan:
     return filled
 
 
+def _without_texts(folder: Path, scan: Scan) -> Scan:
+    """Marks the samples of a shard of texts bad, in a pool of images; only the whole pool can tell."""
+    path = folder / f"{scan.name}.parquet"
+    table = read_table(path, SCHEMA.names)
+    column = pc.fill_null(table["reason"], NO_IMAGE)
+    marked = replace(scan, bad=scan.samples)
+    if marked != scan:
+        write_table(path, table.set_column(SCHEMA.get_field_index("reason"), "reason", column), vars(marked))
+    return marked
+
+
 def _without_names(folder: Path, scan: Scan) -> Scan:
     """Marks the samples bad whose label is a name, in a pool of class ids; only the whole pool can tell."""
     path = folder / f"{scan.name}.parquet"
@@ -229,6 +255,7 @@ def write_pool(pool: Pool, labels: LabelSource) -> None:
         "format": FORMAT,
         "root": str(pool.root),
         "labels": [labels.kind, labels.field],
+        "text_field": labels.text_field,
         "fingerprint": pool.fingerprint,
         "classes": {"kind": pool.classes.kind, "names": pool.classes.names, "counts": pool.classes.counts},
         "shards": [vars(scan) for scan in pool.scans],

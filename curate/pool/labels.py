@@ -1,4 +1,4 @@
-"""Where a sample's label comes from: `.cls`, a JSON field, a CSV, or the folder of its key.
+"""Where a sample's label comes from: `.cls`, a JSON field, a CSV, or the folder of its key; and its text, if a field.
 
 A label is kept as the text that stands in the shard. Only the whole pool can tell what the texts
 mean: integers are class ids and are never renumbered; names get ids in sorted order.
@@ -24,17 +24,19 @@ MAX_CLASSES = 1 << 20
 
 @dataclass(frozen=True)
 class LabelSource:
-    """How labels are read.
+    """How a sample's entries are read.
 
     Attributes:
         kind: one of `KINDS`.
         field: of `json`: the field, dots lead into objects.
         table: of `csv`: label by (shard or "", key).
+        text_field: the field of `.json` entries that is the sample's text; empty for its image or `.txt` entry.
     """
 
     kind: str = "cls"
     field: str = ""
     table: Mapping[tuple[str, str], str] = default(default_factory=dict)
+    text_field: str = ""
 
     def wants(self, extension: str) -> bool:
         """Says whether an entry with this extension holds the label."""

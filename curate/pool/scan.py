@@ -19,9 +19,11 @@ from curate.pool.labels import MAX_LABEL_BYTES, LabelSource
 from curate.pool.shards import Shard
 from curate.pool.sources import open_source
 from curate.pool.tar import Entry, Tally, entries, printable, split_key
+from curate.pool.texts import TEXT_EXTENSION
 from curate.samples import identities
 
 DIGEST_BYTES = 8
+NO_IMAGE, NO_TEXT = "no image entry", "no text entry"
 SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -30,7 +32,7 @@ SCHEMA = pa.schema(
         ("start", pa.int64()),
         ("length", pa.int64()),  # to the end of its last entry, what lies between included
         ("size", pa.int64()),  # of its entries alone; less than length where others lie between
-        ("image_start", pa.int64()),
+        ("image_start", pa.int64()),  # of the entry that a proxy reads: an image, or else a text
         ("image_size", pa.int64()),
         ("extensions", pa.list_(pa.string())),
         ("headers", pa.binary()),
@@ -49,6 +51,7 @@ class Scan:
         preamble: bytes of global headers before the first entry.
         ignored: entries that belong to no sample.
         fault: why the shard failed, empty where it did not.
+        kind: what its samples are, `image` or `text`; empty where no sample is either.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Scan:
     first_header: str
     digest: str
     fault: str = ""
+    kind: str = "image"
 
 
 @dataclass
@@ -74,6 +78,7 @@ class _Sample:
     extensions: list[str] = field(default_factory=list)
     headers: bytearray = field(default_factory=bytearray)
     image: tuple[int, int] | None = None
+    text: tuple[int, int] | None = None
     label_entry: bytes | None = None
 
 
@@ -100,11 +105,14 @@ def scan_shard(shard: Shard, labels: LabelSource, *, skip_faults: bool = False) 
             raise
         fault = error.message
     rows = [_row(sample, shard, labels, fault) for sample in samples]
-    table = _table(rows, shard)
     digest = hashlib.blake2b(digest_size=16)
     for row in rows:
         digest.update(repr((row["key"], row["label"], row["reason"], row["start"], row["length"])).encode())
         digest.update(row["headers"])
+    kind = _kind(samples, labels)
+    if kind == "text":
+        _take_texts(rows, samples)
+    table = _table(rows, shard)
     scan = Scan(
         name=shard.name,
         bytes=status.st_size,
@@ -118,6 +126,7 @@ def scan_shard(shard: Shard, labels: LabelSource, *, skip_faults: bool = False) 
         first_header=hashlib.blake2b(tally.first_block, digest_size=16).hexdigest(),
         digest=digest.hexdigest(),
         fault=fault,
+        kind=kind,
     )
     return scan, table
 
@@ -162,6 +171,8 @@ def _add(entry: Entry, samples: list[_Sample], shard: Shard, tally: Tally, label
         sample.label_entry = entry.content if entry.content is not None else b"\xff"
     if extension in IMAGE_EXTENSIONS and sample.image is None:
         sample.image = (entry.data, entry.size)
+    if extension == ("json" if labels.text_field else TEXT_EXTENSION):
+        sample.text = (entry.data, entry.size)
 
 
 def _check_keys(samples: Sequence[_Sample], shard: Shard) -> None:
@@ -184,7 +195,7 @@ def _row(sample: _Sample, shard: Shard, labels: LabelSource, fault: str) -> dict
     except SampleError as error:
         reason = reason or str(error)
     if sample.image is None:
-        reason = reason or "no image entry"
+        reason = reason or NO_IMAGE
     start, size = sample.image or (0, 0)
     return {
         "key": sample.key,
@@ -198,6 +209,21 @@ def _row(sample: _Sample, shard: Shard, labels: LabelSource, fault: str) -> dict
         "extensions": sample.extensions,
         "headers": bytes(sample.headers),
     }
+
+
+def _kind(samples: Sequence[_Sample], labels: LabelSource) -> str:
+    """Returns what a shard's samples are; a text beside an image is its caption, unless a field is named."""
+    if not labels.text_field and any(sample.image for sample in samples):
+        return "image"
+    return "text" if labels.text_field or any(sample.text for sample in samples) else ""
+
+
+def _take_texts(rows: Sequence[dict[str, Any]], samples: Sequence[_Sample]) -> None:
+    """Makes the texts what a proxy reads. The digest was taken before: it does not depend on what is read."""
+    for row, sample in zip(rows, samples, strict=True):
+        row["image_start"], row["image_size"] = sample.text or (0, 0)
+        if row["reason"] in (None, NO_IMAGE):
+            row["reason"] = None if sample.text else NO_TEXT
 
 
 def _table(rows: list[dict[str, Any]], shard: Shard) -> pa.Table:

@@ -16,16 +16,21 @@ class Proxy:
     Attributes:
         source: paper.
         line: one line for help.
+        reads: `images`, or of texts `words` or `characters`.
     """
 
     source: str
     line: str
+    reads: str = "images"
 
 
 _PREACT = "He et al. 2016, Identity Mappings in Deep Residual Networks; sizes of Coleman et al. 2020"
 _CHITTA = "Chitta et al. 2021, Training Data Subset Search with Ensemble Active Learning"
 _JORDAN = "Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU"
 _RESNET = "He et al. 2016, Deep Residual Learning for Image Recognition"
+
+_JOULIN = "Joulin et al. 2017, Bag of Tricks for Efficient Text Classification, arXiv 1607.01759"
+_CONNEAU = "Conneau et al. 2017, Very Deep Convolutional Networks for Text Classification, arXiv 1606.01781"
 
 PROXIES: dict[str, Proxy] = {
     "resnet18": Proxy(_RESNET, "the default: 11.2 M parameters, images of any size"),
@@ -39,4 +44,13 @@ PROXIES: dict[str, Proxy] = {
     "preact_resnet110": Proxy(_PREACT, "1.7 M parameters, images of 64 px and less"),
     "preact_resnet164": Proxy(_PREACT, "1.7 M parameters, images of 64 px and less"),
     "convnet3": Proxy(_JORDAN, "2.0 M parameters, images of 64 px and less; a fast target"),
+    "fasttext": Proxy(_JOULIN, "texts: averaged vectors of hashed words and word pairs, 10.5 M parameters", "words"),
+    "vdcnn9": Proxy(_CONNEAU, "texts: 9 convolutions over characters, 14.2 M parameters", "characters"),
+    "vdcnn17": Proxy(_CONNEAU, "texts: 17 convolutions over characters, 16.3 M parameters", "characters"),
+    "vdcnn29": Proxy(_CONNEAU, "texts: 29 convolutions over characters, 16.6 M parameters", "characters"),
 }
+
+
+def reads_of(name: str) -> str:
+    """Returns what a network reads: `images`, `words` or `characters`. Names without a row are timm's."""
+    return PROXIES[name].reads if name in PROXIES else "images"

@@ -16,9 +16,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from curate.errors import RunError, UsageError, did_you_mean
-from curate.proxy import convnets, preact_resnet  # register their networks with timm)
+from curate.proxy import convnets, fasttext, preact_resnet, vdcnn  # noqa: F401  (register their networks with timm)
 
 SMALL_PX = 64
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """What the shape of a text's network depends on beside the number of classes; see the recipe's `text`."""
+
+    length: int
+    dim: int
+    ngrams: int
+    buckets: int
+    pooling: str
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,7 @@ class ModelSpec:
         stem: `small` (3x3, stride 1, no pooling) or `native`.
         pretrained: path of local weights, empty for none.
         width: multiplies the channels of every convolution, for networks that know how.
+        text: of networks that read texts; None for images.
     """
 
     name: str
@@ -41,6 +53,7 @@ class ModelSpec:
     stem: str
     pretrained: str = ""
     width: float = 1.0
+    text: TextSpec | None = None
 
 
 def check_name(name: str) -> None:
@@ -78,6 +91,9 @@ def _create(spec: ModelSpec) -> nn.Module:
     arguments: dict[str, Any] = {"num_classes": spec.num_classes, "in_chans": spec.in_chans}
     if getattr(timm.get_pretrained_cfg(spec.name), "fixed_input_size", False):
         arguments["img_size"] = spec.size_px
+    if spec.text:
+        arguments |= {"dim": spec.text.dim, "ngrams": spec.text.ngrams, "buckets": spec.text.buckets}
+        arguments["pooling"] = spec.text.pooling
     if spec.width != 1:
         arguments |= _narrowed(spec.name, spec.width)
     try:
@@ -158,9 +174,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def forward_flops(spec: ModelSpec) -> int:
-    """Returns the floating-point operations of one image's forward pass, two for each multiply-add.
+    """Returns the floating-point operations of one sample's forward pass, two for each multiply-add.
 
-    Counted by torch on shapes alone: no arithmetic is done and nothing is allocated.
+    Counted by torch on shapes alone: no arithmetic is done and nothing is allocated. Of fastText, which is
+    sums of vectors, the network itself knows the number for a text as long as a row.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -168,9 +185,12 @@ def forward_flops(spec: ModelSpec) -> int:
         model = _create(spec)
         if spec.stem == "small":
             adapt_stem(model)
-        images = torch.empty(1, spec.in_chans, spec.size_px, spec.size_px)
+        images = torch.empty(1, spec.in_chans, spec.size_px, spec.size_px) if spec.text is None else None
+        inputs = torch.empty(1, spec.text.length, dtype=torch.uint8) if spec.text else images
+    if isinstance(model, fasttext.FastText) and spec.text:
+        return model.forward_flops(spec.text.length)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(images)
+        model.eval()(inputs)
     return int(counter.get_total_flops())
 
 

@@ -1,4 +1,4 @@
-"""Pixels: every image decoded once, at the proxy's resolution, into uint8 rows.
+"""Pixels: every image decoded once, at the proxy's resolution, into uint8 rows; every text into rows of tokens.
 
 A row is a sample of the pool, counted over all shards in order; bad samples have rows too, so that a
 row's number never depends on what is broken. Two stores keep the rows, in memory or on disk. The
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,13 @@ from curate.errors import SampleError, ShardError
 from curate.pool.index import Pool
 from curate.pool.shards import Shard
 from curate.pool.sources import open_source
+from curate.pool.texts import MAX_TEXT_BYTES
 from curate.proxy.decoding import CHUNK_IMAGES, decode_images
 from curate.scores import BadSample
 
 Item = TypeVar("Item")
-Pixel = NDArray[np.uint8]
-Batch = tuple[NDArray[np.int64], Pixel]  # rows (B,) and pixels (B, H, W, C)
+Pixel = NDArray[Any]  # uint8 pixels of images; tokens of texts
+Batch = tuple[NDArray[np.int64], Pixel]  # rows (B,) and pixels (B, H, W, C), or tokens (B, L)
 READ_AHEAD_BYTES = 1 << 26
 
 
@@ -42,7 +43,7 @@ class Rows:
     Attributes:
         shards: the pool's.
         offset_S: first row of each shard, and the number of rows at the end.
-        start_N, size_N: byte range of each image in its decompressed tar.
+        start_N, size_N: byte range of each image in its decompressed tar, or of the part of each text that is read.
         label_N: class ids, -1 where there is none.
         is_bad_N: rows that the scan or the decoder found bad; decoders write it.
     """
@@ -78,7 +79,10 @@ def rows_of(pool: Pool) -> Rows:
         labels.append(pool.labels(index))
     offset_S = np.concatenate([[0], np.cumsum([scan.samples for scan in pool.scans])]).astype(np.int64)
     shards = tuple(pool.shard(index) for index in range(len(pool.scans)))
-    return Rows(shards, offset_S, *(np.concatenate(part) for part in (starts, sizes, labels, bad)))
+    start_N, size_N, label_N, is_bad_N = (np.concatenate(part) for part in (starts, sizes, labels, bad))
+    if pool.kind == "text":
+        size_N = np.minimum(size_N, MAX_TEXT_BYTES)
+    return Rows(shards, offset_S, start_N, size_N, label_N, is_bad_N)
 
 
 def with_labels_of(pool: Pool, rows: Rows) -> Rows:
@@ -86,12 +90,33 @@ def with_labels_of(pool: Pool, rows: Rows) -> Rows:
     return replace(rows, label_N=np.concatenate([pool.labels(index) for index in range(len(pool.scans))]))
 
 
+class Form(Protocol):
+    """What every row is decoded to: a `Shape` of images, or `curate.proxy.tokens.Tokens` of texts."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def row_bytes(self) -> int: ...
+
+    @property
+    def of_row(self) -> tuple[int, ...]: ...
+
+    def decode(self, entries: Sequence[bytes], /) -> Sequence[Pixel | SampleError]:
+        """Returns what each entry is decoded to, or the reason why it is bad."""
+        ...
+
+
 @dataclass(frozen=True)
 class Shape:
-    """What every row is decoded to."""
+    """What every row of a pool of images is decoded to."""
 
     size_px: int
     channels: int
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint8)
 
     @property
     def row_bytes(self) -> int:
@@ -101,12 +126,16 @@ class Shape:
     def of_row(self) -> tuple[int, int, int]:
         return (self.size_px, self.size_px, self.channels)
 
+    def decode(self, images: Sequence[bytes]) -> Sequence[Pixel | SampleError]:
+        """Returns each image's pixels, or the reason why it has none."""
+        return decode_images(images, size_px=self.size_px, channels=self.channels)
+
 
 class Pixels(Protocol):
     """Rows of uint8 pixels, in training's order or in the pool's."""
 
     rows: Rows
-    shape: Shape
+    shape: Form
     bad: list[BadSample]
 
     def epoch(self, rows_K: NDArray[np.int64], *, batch_size: int, seed: Sequence[int]) -> Iterator[Batch]:
@@ -140,7 +169,7 @@ def read_images(rows: Rows, index: int, rows_K: NDArray[np.int64]) -> Iterator[t
             yield row, data
 
 
-def decoded(rows: Rows, index: int, shape: Shape, *, threads: int) -> Iterator[tuple[int, Pixel | SampleError]]:
+def decoded(rows: Rows, index: int, shape: Form, *, threads: int) -> Iterator[tuple[int, Pixel | SampleError]]:
     """Yields (row, pixels) of one shard in order, or the reason why a row has none.
 
     Decoding runs in threads (the decoder leaves the interpreter's lock) on a bounded number of images.
@@ -160,8 +189,8 @@ def decoded(rows: Rows, index: int, shape: Shape, *, threads: int) -> Iterator[t
             yield from future.result()
 
 
-def _decode_chunk(chunk: Sequence[tuple[int, bytes]], shape: Shape) -> list[tuple[int, Pixel | SampleError]]:
-    found = decode_images([data for _, data in chunk], size_px=shape.size_px, channels=shape.channels)
+def _decode_chunk(chunk: Sequence[tuple[int, bytes]], shape: Form) -> list[tuple[int, Pixel | SampleError]]:
+    found = shape.decode([data for _, data in chunk])
     return [(row, one) for (row, _), one in zip(chunk, found, strict=True)]
 
 
@@ -172,14 +201,14 @@ class StoredPixels:
     memory, and with random access the whole file would.
     """
 
-    def __init__(self, pool: Pool, shape: Shape, *, folder: Path | None, threads: int) -> None:
+    def __init__(self, pool: Pool, shape: Form, *, folder: Path | None, threads: int) -> None:
         self.rows = rows_of(pool)
         self.shape = shape
         self.bad: list[BadSample] = []
         self._pool = pool
         self._folder = folder
         self._threads = threads
-        self._array: Pixel | None = None if folder else np.empty((len(self.rows), *shape.of_row), np.uint8)
+        self._array: Pixel | None = None if folder else np.empty((len(self.rows), *shape.of_row), shape.dtype)
         self._file = -1
 
     def build(self, progress: Callable[[int, str], None]) -> None:
@@ -219,9 +248,9 @@ class StoredPixels:
         """Returns the pixels of rows, shape (B, H, W, C)."""
         if self._array is not None:
             return self._array[rows_B]
-        pixels = np.empty((len(rows_B), *self.shape.of_row), np.uint8)
+        pixels = np.empty((len(rows_B), *self.shape.of_row), self.shape.dtype)
         size = self.shape.row_bytes
-        for into, row in zip(pixels.reshape(len(rows_B), size), rows_B.tolist(), strict=True):
+        for into, row in zip(pixels.reshape(len(rows_B), -1), rows_B.tolist(), strict=True):
             if os.preadv(self._file, [into.data], row * size) != size:
                 raise ShardError("The pixel store on disk is shorter than it was written.", hint="Delete it.")
         return pixels

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from curate.acquisition import Ensemble
 from curate.errors import ScoreError
-from curate.proxy.pixels import Pixels
+from curate.proxy.pixels import Pixel, Pixels
 from curate.proxy.training import Plan, autocast, normalised
 from curate.samples import IdentityArray
 
@@ -167,9 +167,7 @@ def _kind(plan: Plan) -> str:
     return plan.device.partition(":")[0]
 
 
-def _prepared(
-    plan: Plan, pixels: Pixels, rows_B: NDArray[np.int64], pixels_B: NDArray[np.uint8], seeds: Sequence[int]
-) -> _Batch:
+def _prepared(plan: Plan, pixels: Pixels, rows_B: NDArray[np.int64], pixels_B: Pixel, seeds: Sequence[int]) -> _Batch:
     size, classes = len(rows_B), plan.spec.num_classes
     whole, *own = (VoteSums.empty(size, classes, plan.device) for _ in range(1 + len(seeds)))
     label_B = pixels.rows.label_N[rows_B]

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from curate.errors import SampleError
 from curate.pool.index import Pool
-from curate.proxy.decoding import CHUNK_IMAGES, decode_images
-from curate.proxy.pixels import Batch, Pixel, Rows, Shape, chunked, decoded, name_bad, read_images, rows_of
+from curate.proxy.decoding import CHUNK_IMAGES
+from curate.proxy.pixels import Batch, Form, Pixel, Rows, chunked, decoded, name_bad, read_images, rows_of
 from curate.scores import BadSample
 
 PARTS_PER_WORKER = 4
@@ -39,7 +39,7 @@ class Part:
 class StreamedPixels:
     """Rows decoded whenever they are needed."""
 
-    def __init__(self, pool: Pool, shape: Shape, *, workers: int, shuffle_buffer: int) -> None:
+    def __init__(self, pool: Pool, shape: Form, *, workers: int, shuffle_buffer: int) -> None:
         self.rows = rows_of(pool)
         self.shape = shape
         self.bad: list[BadSample] = []
@@ -143,14 +143,12 @@ class _Read:
 class _Decode:
     """The stage that decodes, and packs samples so that few messages travel."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Form) -> None:
         self._shape = shape
 
     def __call__(self, source: Iterable[tuple[int, bytes]]) -> Iterator[Batch]:
         for chunk in chunked(source, CHUNK_IMAGES):
-            found = decode_images(
-                [data for _, data in chunk], size_px=self._shape.size_px, channels=self._shape.channels
-            )
+            found = self._shape.decode([data for _, data in chunk])
             # What has no pixels is counted and named by the scoring pass, which sees every sample.
             good = [(row, one) for (row, _), one in zip(chunk, found, strict=True) if not isinstance(one, SampleError)]
             if good:

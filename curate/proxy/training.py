@@ -25,7 +25,7 @@ from curate.acquisition.dynamics import Dynamics
 from curate.errors import RunError
 from curate.proxy.augment import augmented
 from curate.proxy.models import ModelSpec, build_model
-from curate.proxy.pixels import Pixels
+from curate.proxy.pixels import Pixel, Pixels
 from curate.proxy.schedule import drops, has_ended, may_be_member, member_epochs, rate_at
 from curate.proxy.watch import Watch
 from curate.recipe import Augment, Train
@@ -65,9 +65,11 @@ def has_fast_bf16(device: str) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def normalised(pixels: NDArray[np.uint8], plan: Plan) -> Tensor:
-    """Returns a batch as float32 in channels_last on the device, shape (B, C, H, W)."""
+def normalised(pixels: Pixel, plan: Plan) -> Tensor:
+    """Returns a batch as float32 in channels_last on the device, shape (B, C, H, W); tokens as they are, (B, L)."""
     batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(plan.device, non_blocking=True)
+    if plan.spec.text:
+        return batch
     mean = torch.tensor(plan.mean, device=plan.device) * 255
     scale = 1 / (torch.tensor(plan.std, device=plan.device) * 255)
     # (B, H, W, C) seen as (B, C, H, W) is channels_last already: no copy.
@@ -192,10 +194,20 @@ def dynamics_of(folder: Path, first: int, last: int) -> Dynamics:
 
 
 def build_optimizer(model: nn.Module, train: Train) -> torch.optim.SGD:
-    """Returns SGD; biases and norm weights are not decayed (He et al. 2019, Bag of Tricks, 3.1)."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
+    """Returns SGD; biases and norm weights are not decayed (He et al. 2019, Bag of Tricks, 3.1).
+
+    Nor are tables of which a step touches a few rows: momentum and decay would touch all of them.
+    """
+    sparse = [m.weight for m in model.modules() if isinstance(m, nn.EmbeddingBag) and m.sparse]
+    rows = {id(p) for p in sparse}
+    decayed = [p for p in model.parameters() if p.ndim > 1 and id(p) not in rows]
     plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": train.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    if sparse:
+        groups.append({"params": sparse, "weight_decay": 0.0, "momentum": 0.0, "nesterov": False})
     return torch.optim.SGD(groups, lr=train.rate, momentum=train.momentum, nesterov=train.nesterov)
 
 

@@ -29,6 +29,8 @@ def sentences(found: Explanation) -> Iterator[str]:
     label = f"label {found.label}" if found.label else "no label"
     predicted = f", predicted {found.prediction}" if found.prediction else ""
     yield printable(f"{found.key}: ordinal {found.ordinal} of {found.shard}, {label}{predicted}.")
+    if found.text:
+        yield printable(found.text)
     if found.decision:
         yield from _decision(found.decision)
     votes = [

@@ -18,7 +18,8 @@ from curate.recipe import Recipe
 from curate.scores import INDEX, RUN, SUMMARY, read_record
 from curate.workflows.setting import Setting
 
-AS_TRAINED = ("size_px", "channels", "stem", "is_bf16", "threads")  # what a member's scores depend on
+# What a member's scores depend on.
+AS_TRAINED = ("size_px", "channels", "stem", "is_bf16", "threads", "reads", "length")
 AGAIN = "Train again: `curate score` with all shards, another --out and no --base."
 
 
@@ -47,7 +48,8 @@ class BaseRun:
 
     def setting(self, fresh: Setting) -> Setting:
         """Returns a setting for this machine in which its members see what they were trained on."""
-        return replace(fresh, **{name: self.record["setting"][name] for name in AS_TRAINED})
+        known = vars(Setting(**self.record["setting"]))
+        return replace(fresh, **{name: known[name] for name in AS_TRAINED})
 
     def take_index(self, sources: tuple[str, ...], labels: LabelSource, folder: Path) -> None:
         """Copies the index of its shards, so that only new ones are scanned.

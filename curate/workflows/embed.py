@@ -28,7 +28,7 @@ def embed(run: Run, pixels: Pixels, member: nn.Module, *, seed: int, epoch: int)
     """
     out = run.request.out
     (out / FOLDER).mkdir(exist_ok=True)
-    run.progress.stage("embed", run.pool.total, "images")
+    run.progress.stage("embed", run.pool.total, run.setting.unit)
     for index, scan in enumerate(run.pool.scans):
         if not embeddings_path(out, scan.name).exists():
             _embed_shard(run, pixels, member, index)

@@ -12,8 +12,10 @@ import torch
 
 from curate.acquisition.dynamics import BYTES_A_ROW
 from curate.pool.index import build_index
+from curate.pool.texts import CHARACTERS
 from curate.proxy.augment import augmented
 from curate.proxy.models import build_model, parameter_count
+from curate.proxy.pixels import Form
 from curate.proxy.training import Plan, autocast, build_optimizer, normalised
 from curate.workflows.run import Request, given_members
 from curate.workflows.setting import plan_for, settle
@@ -35,8 +37,8 @@ def estimate(request: Request) -> dict[str, Any]:
     train = recipe.train
     epochs = 0 if given else train.seeds * train.epochs
     members = len(given.members) if given else train.seeds * train.checkpoints
-    step, forward = _timed(plan, min(train.batch_size, max(2, pool.total)))
-    pixels = pool.total * setting.size_px**2 * setting.channels
+    step, forward = _timed(plan, setting.form(pool), min(train.batch_size, max(2, pool.total)))
+    pixels = pool.total * setting.form(pool).row_bytes
     dynamics = BYTES_A_ROW * pool.total
     weights = 4 * parameter_count(build_model(plan.spec, seed=0))
     seconds = epochs * pool.total * step + members * pool.total * forward
@@ -44,7 +46,7 @@ def estimate(request: Request) -> dict[str, Any]:
         "samples": pool.total,
         "classes": pool.classes.num_classes,
         "proxy": plan.spec.name,
-        "size_px": setting.size_px,
+        **({"size_px": setting.size_px} if setting.size_px else {"length": setting.length, "reads": setting.reads}),
         "pixels": setting.store,
         "precision": "bfloat16" if setting.is_bf16 else "float32",
         "epochs": epochs,
@@ -57,12 +59,13 @@ def estimate(request: Request) -> dict[str, Any]:
     }
 
 
-def _timed(plan: Plan, size: int) -> tuple[float, float]:
+def _timed(plan: Plan, form: Form, size: int) -> tuple[float, float]:
     """Returns seconds a sample for a training step and for a forward pass, medians of a few."""
     model = build_model(plan.spec, seed=0).to(plan.device)
     optimizer = build_optimizer(model, plan.train)
     draw = np.random.default_rng(0)
-    pixels = draw.integers(0, 256, (size, plan.spec.size_px, plan.spec.size_px, plan.spec.in_chans), np.uint8)
+    # Characters are few, and every number below their count is a pixel and a word's hash too.
+    pixels = draw.integers(1, CHARACTERS, (size, *form.of_row)).astype(form.dtype)
     label_B = torch.zeros(size, dtype=torch.long, device=plan.device)
     steps, forwards = list[float](), list[float]()
     for _ in range(STEPS):

@@ -19,6 +19,7 @@ from curate.errors import RunError, UsageError
 from curate.manifest.lines import read_lines, read_root
 from curate.pool.labels import LabelSource
 from curate.progress import Progress, Silent
+from curate.proxy import reads_of
 from curate.proxy.members import Member, Members
 from curate.proxy.models import check_name, forward_flops
 from curate.proxy.pixels import Pixels
@@ -116,6 +117,7 @@ def evaluate(request: Request, progress: Progress | None = None) -> dict[str, An
         test = other_shards(run, "test")
         _check_record(request, run, test)
         plans = {name: _plan(run, recipe, name) for name in targets}
+        _check_reading(run, targets)
         cells = list(_cells(request, arms, targets))
         missing = [cell for cell in cells if not cell.path(request.out).exists()]
         progress.stage("train targets", len(missing), "runs")
@@ -178,6 +180,16 @@ def _check_record(request: Request, run: Run, test: HeldOut) -> None:
 def _plan(run: Run, recipe: Recipe, name: str) -> Plan:
     proxy = recipe.proxy.model_copy(update={"name": name})
     return plan_for(recipe.model_copy(update={"proxy": proxy}), run.setting, run.pool.classes.num_classes)
+
+
+def _check_reading(run: Run, targets: Sequence[str]) -> None:
+    """One store serves all targets of an evaluation: of one that reads words, characters cannot be had."""
+    other = next((name for name in targets if reads_of(name) != run.setting.reads), None)
+    if other:
+        raise UsageError(
+            f"'{other}' reads {reads_of(other)}, and {run.plan.spec.name} reads {run.setting.reads}.",
+            hint="Evaluate such targets one by one, each in its own --out.",
+        )
 
 
 def _cells(request: Request, arms: Sequence[Arm], targets: Sequence[str]) -> Iterator[Cell]:

@@ -21,6 +21,7 @@ from curate.pool.tar import printable
 from curate.scores import SUMMARY, Columns, read_record, table_path
 from curate.selection.rank import rank_of
 from curate.workflows.decision import Decision, class_name, decide, sort_keys
+from curate.workflows.glimpses import Glimpse, glimpses
 
 PLACES = ("ordinal", "key", "identity", "label", "prediction")  # columns that are no score
 MAX_IMAGE_BYTES = 1 << 26
@@ -48,6 +49,7 @@ class Explanation:
         decision: None without a manifest.
         source: the shard's file.
         image: (first byte, size) of its image in the decompressed tar; None without one.
+        text: how its text begins, in a pool of texts; empty where it cannot be read.
     """
 
     shard: str
@@ -62,6 +64,7 @@ class Explanation:
     decision: Decision | None
     source: Path
     image: tuple[int, int] | None
+    text: str = ""
 
 
 def explain(
@@ -118,6 +121,7 @@ def explain(
         decision=decision,
         source=origin.pool.shard(number).path,
         image=_image(origin, number, ordinal),
+        text=_text(origin, number, ordinal),
     )
 
 
@@ -190,7 +194,16 @@ def _scores(columns: Columns, row: int | None, names: Sequence[str]) -> Iterator
             yield Score(name, float(score_N[row]), rank_of(row, sort_keys(name, score_N, columns, "hardest")), scored)
 
 
+def _text(origin: Origin, number: int, ordinal: int) -> str:
+    if origin.pool.kind != "text":
+        return ""
+    found, _ = glimpses(origin.pool, [(number, ordinal)], origin.pool.root)
+    return found.get((number, ordinal), Glimpse()).text
+
+
 def _image(origin: Origin, number: int, ordinal: int) -> tuple[int, int] | None:
+    if origin.pool.kind == "text":
+        return None
     table = origin.pool.read(number, ["image_start", "image_size"]).slice(ordinal, 1)
     start, size = (column[0].as_py() for column in table.columns)
     return None if start is None else (start, size)

@@ -63,13 +63,17 @@ class Given:
                 f"{self.members[0].path}: holds {spec.name}, and {recipe.proxy.name} is asked for.",
                 hint="Leave out --proxy: members say what they are.",
             )
+        update: dict[str, Any] = {}
         proxy = {"name": spec.name, "stem": spec.stem, "width": spec.width, "pretrained": ""}
         pixels = {
             "size_px": spec.size_px, "channels": spec.in_chans, "mean": tuple(self.about["mean"]),
             "std": tuple(self.about["std"]),
         }  # fmt: skip
-        update = {"proxy": recipe.proxy.model_copy(update=proxy), "pixels": recipe.pixels.model_copy(update=pixels)}
-        return recipe.model_copy(update=update)
+        if text := self.about["spec"].get("text"):
+            update["text"] = recipe.text.model_copy(update=text)
+        else:
+            update["pixels"] = recipe.pixels.model_copy(update=pixels)
+        return recipe.model_copy(update={**update, "proxy": recipe.proxy.model_copy(update=proxy)})
 
 
 def open_given(folder: Path) -> Given:

@@ -12,10 +12,11 @@ from curate.pool.images import IMAGE_EXTENSIONS, thumbnail
 from curate.pool.index import Pool
 from curate.pool.sources import DecompressedStream, PlainStream, open_source
 from curate.pool.tar import Header, HeaderReader, padded, split_key
+from curate.pool.texts import MAX_TEXT_BYTES, read_text
 
 Place = tuple[int, int]  # (shard's place in the pool, ordinal)
 PICTURE_PX, QUALITY = 112, 75
-TEXT_BYTES = 600
+TEXT_BYTES = TEXT_CHARACTERS = 600
 MAX_IMAGE_BYTES = 1 << 26
 
 
@@ -46,7 +47,8 @@ def glimpses(pool: Pool, places: Iterable[Place], root: Path) -> tuple[dict[Plac
         try:
             if path.stat().st_size != scan.bytes:
                 raise ShardError(f"{scan.name}: changed since it was indexed.")
-            found |= {(number, ordinal): seen for ordinal, seen in _of_shard(pool, number, ordinals, path).items()}
+            of_shard = _of_text_shard if pool.kind == "text" else _of_shard
+            found |= {(number, ordinal): seen for ordinal, seen in of_shard(pool, number, ordinals, path).items()}
         except (OSError, ShardError):
             gone.append(scan.name)
     return found, gone
@@ -63,6 +65,29 @@ def _of_shard(pool: Pool, number: int, ordinals: Sequence[int], path: Path) -> M
             found[ordinal] = _glimpse(headers, stream, row["key"], row["start"] + row["length"])
             at = headers.at
     return found
+
+
+def _of_text_shard(pool: Pool, number: int, ordinals: Sequence[int], path: Path) -> Mapping[int, Glimpse]:
+    table = pool.read(number, ["image_start", "image_size"]).take(ordinals).to_pylist()
+    found, at = dict[int, Glimpse](), 0
+    with open_source(path, path.name) as stream:
+        for ordinal, row in zip(ordinals, table, strict=True):
+            if not row["image_size"]:
+                found[ordinal] = Glimpse(missing="no text")
+                continue
+            stream.skip(row["image_start"] - at)
+            data = stream.read(min(row["image_size"], MAX_TEXT_BYTES))
+            at = row["image_start"] + len(data)
+            found[ordinal] = _words(data, pool.text_field)
+    return found
+
+
+def _words(data: bytes, field: str) -> Glimpse:
+    try:
+        text = read_text(data, field)
+    except SampleError as error:
+        return Glimpse(missing=str(error))
+    return Glimpse(text=text[:TEXT_CHARACTERS] + ("…" if len(text) > TEXT_CHARACTERS else ""))
 
 
 def _glimpse(headers: HeaderReader, stream: PlainStream | DecompressedStream, key: str, end: int) -> Glimpse:

@@ -131,7 +131,7 @@ def _check_old(part: Run, pixels: Pixels, members: Members, base: BaseRun) -> di
         RunError: they do not.
     """
     old = [index for index, scan in enumerate(part.pool.scans) if scan.name in base.shards]
-    part.progress.stage("score old samples again", part.pool.total, "images")
+    part.progress.stage("score old samples again", part.pool.total, part.setting.unit)
     same, agreement, samples = True, 1.0, 0
     for index, columns in score_columns(part, pixels, members, old):
         name = part.pool.scans[index].name

@@ -13,6 +13,7 @@ from curate.pool.images import decode as decode_image
 from curate.pool.index import Pool, bad_samples, build_index
 from curate.pool.labels import LabelSource
 from curate.pool.sources import open_source
+from curate.pool.texts import MAX_TEXT_BYTES, read_text
 from curate.progress import Progress, as_stage
 from curate.scores import BadSample
 
@@ -28,7 +29,7 @@ def index_pool(
         shards: what names the pool.
         out: folder of the index, None to keep nothing.
         labels: where labels come from.
-        decode: decode every image too.
+        decode: decode every image or text too.
         skip_faults: count the samples of damaged shards as failed.
         progress: who listens.
     """
@@ -45,11 +46,12 @@ def _report(
     pool = build_index(shards, out, labels, skip_faults=skip_faults, progress=as_stage(progress, "index", "shards"))
     bad = [BadSample(*sample) for sample in bad_samples(pool)]
     if decode:
-        progress.stage("decode", pool.total, "images")
+        progress.stage("decode", pool.total, f"{pool.kind}s")
         bad += undecodable(pool, progress)
     classes = pool.classes
     return {
         "samples": pool.total,
+        "kind": pool.kind,
         "shards": len(pool.scans),
         "entries_ignored": sum(scan.ignored for scan in pool.scans),
         "bytes": sum(scan.bytes for scan in pool.scans),
@@ -67,8 +69,8 @@ def _report(
 
 
 def undecodable(pool: Pool, progress: Progress) -> list[BadSample]:
-    """Returns the samples whose image cannot be decoded, beside those that the scan found bad."""
-    bad, done = [], 0
+    """Returns the samples whose image or text cannot be decoded, beside those that the scan found bad."""
+    bad, done, is_text = [], 0, pool.kind == "text"
     for index, scan in enumerate(pool.scans):
         table = pool.read(index, ["key", "reason", "image_start", "image_size"])
         at = 0
@@ -79,10 +81,13 @@ def undecodable(pool: Pool, progress: Progress) -> list[BadSample]:
                 if row["reason"] is not None:
                     continue
                 stream.skip(row["image_start"] - at)
-                data = stream.read(row["image_size"])
-                at = row["image_start"] + row["image_size"]
+                data = stream.read(min(row["image_size"], MAX_TEXT_BYTES) if is_text else row["image_size"])
+                at = row["image_start"] + len(data)
                 try:
-                    decode_image(data, size_px=CHECK_PX, channels=3)
+                    if is_text:
+                        read_text(data, pool.text_field)
+                    else:
+                        decode_image(data, size_px=CHECK_PX, channels=3)
                 except SampleError as error:
                     bad.append(BadSample(scan.name, ordinal, row["key"], str(error)))
         done += scan.samples

@@ -216,7 +216,7 @@ def described(run: Run) -> str:
     """Returns one line on what the run works with and how."""
     setting, pool = run.setting, run.pool
     stem = ", stem adapted to small images (3x3, stride 1, no pooling)" if setting.stem == "small" else ""
-    gib = pool.total * setting.size_px**2 * setting.channels / 2**30
+    gib = pool.total * setting.form(pool).row_bytes / 2**30
     where = {
         "memory": f"stored in memory ({gib:.2f} GiB)",
         "disk": f"stored on disk ({gib:.2f} GiB)",
@@ -224,7 +224,8 @@ def described(run: Run) -> str:
     }[setting.store]
     precision = "bfloat16" if setting.is_bf16 else "float32"
     what = f"{pool.total:,} samples of {pool.classes.num_classes} classes"
-    return f"{what}; pixels {where}; {precision} on {setting.device}{stem}."
+    form = "pixels" if setting.reads == "images" else f"texts of up to {setting.length:,} {setting.reads}"
+    return f"{what}; {form} {where}; {precision} on {setting.device}{stem}."
 
 
 def _check_classes(pool: Pool) -> None:

@@ -95,7 +95,7 @@ def _train(run: Run, pixels: Pixels, rows_K: NDArray[np.int64], val: HeldOut | N
     epochs = run.plan.train.epochs
     if is_trained(run.folder(seed), run.plan.train):
         return
-    run.progress.stage(f"train seed {seed}", epochs * len(rows_K), "images")
+    run.progress.stage(f"train seed {seed}", epochs * len(rows_K), run.setting.unit)
     dynamics = Dynamics(len(pixels.rows), early_epochs=run.request.recipe.score.early_epochs)
 
     def on_epoch(epoch: int, model: nn.Module, record: dict[str, Any]) -> None:
@@ -151,7 +151,7 @@ def _nothing_learned(*_: object) -> dict[str, NDArray[Any]]:
 
 def score_shards(run: Run, pixels: Pixels, members: Members, learned: Learned) -> None:
     """Scores every shard that has no table yet; `learned` gives the columns of what training revealed of one."""
-    run.progress.stage(f"score with {len(members)} members", run.pool.total, "images")
+    run.progress.stage(f"score with {len(members)} members", run.pool.total, run.setting.unit)
     todo = [index for index, scan in enumerate(run.pool.scans) if not _is_scored(run, scan.name)]
     for index, columns in score_columns(run, pixels, members, todo):
         name = run.pool.scans[index].name

@@ -12,7 +12,7 @@ from curate.proxy.schedule import best_epoch, drops, has_ended, may_be_member, m
 from curate.recipe import Augment, Train
 
 
-@pytest.mark.parametrize("name", PROXIES)
+@pytest.mark.parametrize("name", [name for name, row in PROXIES.items() if row.reads == "images"])
 def test_every_proxy_takes_small_images_of_one_channel(name: str) -> None:
     model = build_model(ModelSpec(name, 7, 1, 16, "small"), seed=0).eval()
     with torch.inference_mode():
