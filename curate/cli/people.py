@@ -210,19 +210,25 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Say why a sample was kept, dropped or failed, from saved data. No torch."""
-    from curate.report.explanation import SCORE_COLUMNS, document, score_row, sentences
+    from curate.report import explanation as said
     from curate.workflows.explain import explain as work
     from curate.workflows.explain import read_image
 
     found = work(key, manifest=manifest, scores=scores, index=index, shard=shard)
     if as_json:
-        return console.show_json("explain", document(found))
+        return console.show_json("explain", said.document(found))
     protocol = "" if no_image else console.image_protocol(os.environ)
     if protocol and (image := read_image(found)):
         console.show_image(image, protocol)
-    console.say("\n".join(sentences(found)))
+    console.say("\n".join(said.sentences(found)))
+    if found.text:
+        console.say(found.text)
     if found.scores:
-        console.show_table("Scores; rank 1 is the hardest", SCORE_COLUMNS, map(score_row, found.scores))
+        console.show_table("Scores; rank 1 is the hardest", said.SCORE_COLUMNS, map(said.score_row, found.scores))
+    if found.votes:
+        console.show_table("Votes", said.VOTE_COLUMNS, found.votes)
+    if found.neighbours:
+        console.show_table("Nearest kept", said.NEIGHBOUR_COLUMNS, map(said.neighbour_row, found.neighbours))
     return None
 
 

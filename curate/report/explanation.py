@@ -9,7 +9,9 @@ from typing import Any
 from curate.pool.tar import printable
 from curate.workflows.decision import Cut, Decision
 from curate.workflows.explain import Explanation, Score
+from curate.workflows.neighbours import Neighbour
 
+VOTE_COLUMNS, NEIGHBOUR_COLUMNS = ("member", "class"), ("key", "distance", "label", "shard")
 SCORE_COLUMNS = ("column", "value", "rank", "of")
 
 
@@ -17,6 +19,11 @@ def score_row(score: Score) -> tuple[str, ...]:
     """Returns one score's row under `SCORE_COLUMNS`."""
     value = "-" if score.value is None else f"{score.value:.6g}"
     return score.name, value, "-" if score.rank is None else f"{score.rank:,}", f"{score.scored:,}"
+
+
+def neighbour_row(neighbour: Neighbour) -> tuple[str, ...]:
+    """Returns a neighbour's row under `NEIGHBOUR_COLUMNS`."""
+    return neighbour.key, f"{neighbour.distance:.4g}", neighbour.label or "-", neighbour.shard
 
 
 def document(found: Explanation) -> dict[str, Any]:

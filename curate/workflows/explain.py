@@ -20,8 +20,9 @@ from curate.pool.sources import open_source
 from curate.pool.tar import printable
 from curate.scores import SUMMARY, Columns, read_record, table_path
 from curate.selection.rank import rank_of
-from curate.workflows.decision import Decision, class_name, decide, sort_keys
+from curate.workflows.decision import Decision, class_name, decide, kept_of, sort_keys
 from curate.workflows.glimpses import Glimpse, glimpses
+from curate.workflows.neighbours import Neighbour, Votes, nearest_kept, votes_of
 
 PLACES = ("ordinal", "key", "identity", "label", "prediction")  # columns that are no score
 MAX_IMAGE_BYTES = 1 << 26
@@ -46,7 +47,9 @@ class Explanation:
         members: votes behind the scores.
         against_majority, against_label: how many members voted otherwise; None where that was not saved.
         scores: every acquisition function's, in order of the table, then other columns.
+        votes: (member, class) of every member; empty where votes were not saved.
         decision: None without a manifest.
+        neighbours: the kept samples nearest to it; None without a manifest, or without embeddings.
         source: the shard's file.
         image: (first byte, size) of its image in the decompressed tar; None without one.
         text: how its text begins, in a pool of texts; empty where it cannot be read.
@@ -61,7 +64,9 @@ class Explanation:
     against_majority: int | None
     against_label: int | None
     scores: tuple[Score, ...]
+    votes: Votes
     decision: Decision | None
+    neighbours: tuple[Neighbour, ...] | None
     source: Path
     image: tuple[int, int] | None
     text: str = ""
@@ -103,9 +108,11 @@ def explain(
     found = tuple(_scores(columns, row, names))
     members = 0 if origin.index else len(read_record(origin.scores / SUMMARY)["members"])
     votes = {score.name: round(score.value * members) for score in found if members and score.value is not None}
-    decision = None
+    decision, neighbours = None, None
     if manifest and selection:
         decision = decide(manifest, selection, origin, columns, shard=scan.name, ordinal=ordinal, row=row)
+        if row is not None:
+            neighbours = nearest_kept(origin, columns, kept_of(manifest, columns), row)
     return Explanation(
         shard=scan.name,
         ordinal=ordinal,
@@ -118,7 +125,9 @@ def explain(
         against_majority=votes.get("variation_ratio"),
         against_label=votes.get("error_count"),
         scores=found,
+        votes=votes_of(origin, [row])[row] if row is not None else (),
         decision=decision,
+        neighbours=neighbours,
         source=origin.pool.shard(number).path,
         image=_image(origin, number, ordinal),
         text=_text(origin, number, ordinal),

@@ -21,13 +21,13 @@ from curate.manifest.lines import manifest_digest, read_root
 from curate.manifest.origin import Origin, find_origin
 from curate.manifest.schema import Head
 from curate.manifest.verify import load_whole
-from curate.scores import VOTE, VOTES, BadSample, Columns, read_columns
+from curate.scores import BadSample, Columns
 from curate.selection.rank import last_of, order_keys, rank_of
-from curate.workflows.consensus import vote_names
 from curate.workflows.decision import Ranking, class_name, kept_of, labels_of, outliers_of, ranking_of, sort_keys
 from curate.workflows.explain import score_names
 from curate.workflows.galleries import Gallery, Pair, around, confused, gallery, ordered, suspects
 from curate.workflows.glimpses import Glimpse, Place, glimpses
+from curate.workflows.neighbours import votes_of
 from curate.workflows.results import saved_rows
 
 BINS, SMALL_BINS = 48, 24
@@ -294,7 +294,7 @@ def _samples(
         notes.append(
             f"{len(gone):,} of {looked:,} shards looked at are not in {root} as they were: no pictures of theirs."
         )
-    ranks, votes = _ranks(scored, rows), _votes(scored, rows)
+    ranks, votes = _ranks(scored, rows), votes_of(scored.origin, rows)
     keys = {number: pool.read(number, ["key"])["key"] for number in {number for number, _ in places}}
     samples = {}
     for row, (number, ordinal) in zip(rows, places, strict=True):
@@ -304,7 +304,7 @@ def _samples(
         samples[row] = Shown(
             pool.scans[number].name, ordinal, keys[number][ordinal].as_py(), label, class_name(pool, label), prediction,
             "kept" if scored.kept_N[row] else "dropped",
-            "outlier" if aside else "", ranks[row], votes.get(row, ()), seen.get((number, ordinal), Glimpse()),
+            "outlier" if aside else "", ranks[row], votes[row], seen.get((number, ordinal), Glimpse()),
         )  # fmt: skip
     failed = tuple(
         Shown(one.shard, one.ordinal, one.key, -1, "", "", "failed", one.reason, (), (), seen.get(place, Glimpse()))
@@ -325,17 +325,6 @@ def _ranks(scored: _Scored, rows: Sequence[int]) -> dict[int, tuple[tuple[str, f
             if not np.isnan(score_N[row]):
                 found[row].append((name, float(score_N[row]), rank_of(row, keys)))
     return {row: tuple(scores) for row, scores in found.items()}
-
-
-def _votes(scored: _Scored, rows: Sequence[int]) -> dict[int, tuple[tuple[str, str], ...]]:
-    origin = scored.origin
-    votes: dict[int, list[tuple[str, str]]] = {row: [] for row in rows}
-    for name in [] if origin.index else vote_names(origin.scores):
-        class_N = read_columns(origin.scores / VOTES, origin.pool, [name], bad=origin.bad).values[name]
-        seed, _, epoch = name.removeprefix(VOTE).partition("/")
-        for row in rows:
-            votes[row].append((f"seed {seed}, epoch {epoch}", class_name(origin.pool, int(class_N[row]))))
-    return {row: tuple(own) for row, own in votes.items()}
 
 
 def _iterations(manifest: Path, head: Head) -> tuple[tuple[int, int], ...]:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import BAD_KEY, COLOURS
+from conftest import BAD_KEY, COLOURS, TOY
 from PIL import Image
 from tars import kept_keys, make_manifest
 
@@ -167,3 +167,32 @@ def test_a_terminal_that_shows_images_is_shown_the_sample(toy_manifest: Path) ->
     assert image.size == (256, 256)
     assert np.allclose(np.asarray(image).mean((0, 1)), COLOURS[1], atol=20)
     assert b"s0_01: ordinal 1 of toy-0000.tar" in sent
+
+
+def test_the_votes_and_the_nearest_kept_ones_are_said(
+    toy_scores: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Votes add up to the scores that count them; neighbours are those that a search over everything finds."""
+    scores = tmp_path / "scores"
+    shutil.copytree(toy_scores, scores)
+    assert run(["score", str(pool_folder), "--out", str(scores), *TOY, "--embeddings"]) == 0
+    manifest = tmp_path / "m"
+    assert run(["prune", "--scores", str(scores), "--fn", "entropy", "--keep", "12", "--out", str(manifest)]) == 0
+    kept = kept_keys(manifest, pool_folder)
+    rows = [row for path in sorted(scores.glob("tables/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    parts = [np.load(path).astype(np.float32) for path in sorted(scores.glob("embeddings/*.npy"))]
+    embedding_ND = np.concatenate(parts)
+    for place in (0, 20, 46):
+        found = explained(capsys, rows[place]["key"], "--manifest", str(manifest))
+        votes = [vote for _, vote in found["votes"]]  # type: ignore[attr-defined]
+        assert len(votes) == 4
+        assert sum(vote != str(rows[place]["label"]) for vote in votes) == found["against_label"]
+        distance_N = np.linalg.norm(embedding_ND - embedding_ND[place], axis=1)
+        others = [n for n in np.argsort(distance_N) if rows[n]["key"] in kept and n != place][:5]
+        neighbours = found["neighbours"]
+        assert [one["distance"] for one in neighbours] == pytest.approx(distance_N[others].tolist(), rel=1e-4)  # type: ignore[attr-defined]
+        assert {one["key"] for one in neighbours} <= kept - {rows[place]["key"]}  # type: ignore[attr-defined]
+    assert run(["explain", rows[0]["key"], "--manifest", str(manifest)]) == 0
+    shown = capsys.readouterr().out
+    assert "seed 1, epoch 3" in shown
+    assert "Nearest kept" in shown
