@@ -13,15 +13,21 @@ Rows = Sequence[dict[str, Any]]
 WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 56, 150, 34, 44
 SERIES = 6  # colours
-STYLE = """svg { color-scheme: light dark; font: 13px system-ui, sans-serif; background: #fbfbfa; }
-text { fill: #1b1d21; } .soft { fill: #5a606b; } .grid { stroke: #dcdfe4; } .line { fill: none; stroke-width: 2; }
-.c0 { --c: #2a6fd1; } .c1 { --c: #c2410c; } .c2 { --c: #15803d; } .c3 { --c: #7c3aed; } .c4 { --c: #a16207; } \
-.c5 { --c: #be185d; } .cr { --c: #6b7280; } .ca { --c: #1b1d21; }
-.line, .bar { stroke: var(--c); } .dot { fill: var(--c); } text.name { fill: var(--c); }
-.cr.line, .ca.line { stroke-dasharray: 6 4; }
-@media (prefers-color-scheme: dark) { svg { background: #14161a; } text { fill: #e8eaee; } .soft { fill: #a4abb8; }
-.grid { stroke: #363b45; } .c0 { --c: #6ea8ff; } .c1 { --c: #ff9a62; } .c2 { --c: #6ee7a0; } .c3 { --c: #c4a5ff; }
-.c4 { --c: #facc6b; } .c5 { --c: #ff8fc0; } .cr { --c: #a4abb8; } .ca { --c: #e8eaee; } }"""
+STYLE = """
+.curve { font: 13px system-ui, sans-serif; height: auto; min-width: 36rem; max-width: 46rem; }
+.alone { color-scheme: light dark; background: #fbfbfa; }
+.curve text { fill: #1b1d21; } .curve .soft { fill: #5a606b; } .curve .grid { stroke: #dcdfe4; }
+.curve .c0 { --c: #2a6fd1; } .curve .c1 { --c: #c2410c; } .curve .c2 { --c: #15803d; } .curve .c3 { --c: #7c3aed; }
+.curve .c4 { --c: #a16207; } .curve .c5 { --c: #be185d; } .curve .cr { --c: #6b7280; } .curve .ca { --c: #1b1d21; }
+.curve .line { fill: none; stroke: var(--c); stroke-width: 2; } .curve .bar { stroke: var(--c); }
+.curve .dot, .curve .name { fill: var(--c); } .curve .cr.line, .curve .ca.line { stroke-dasharray: 6 4; }
+@media (prefers-color-scheme: dark) {
+.alone { background: #14161a; } .curve text { fill: #e8eaee; } .curve .soft { fill: #a4abb8; }
+.curve .grid { stroke: #363b45; } .curve .c0 { --c: #6ea8ff; } .curve .c1 { --c: #ff9a62; } .curve .c2 { --c: #6ee7a0; }
+.curve .c3 { --c: #c4a5ff; } .curve .c4 { --c: #facc6b; } .curve .c5 { --c: #ff8fc0; } .curve .cr { --c: #a4abb8; }
+.curve .ca { --c: #e8eaee; } .curve .name { fill: var(--c); }
+}
+"""
 
 
 @dataclass(frozen=True)
@@ -48,19 +54,32 @@ def lines_of(rows: Rows, target: str) -> list[Line]:
     return sorted(lines, key=lambda line: ("manifest", "random", "all").index(line.kind)) if has_curve else []
 
 
+def targets_of(rows: Rows) -> list[str]:
+    """Returns the targets that have a curve."""
+    return [target for target in dict.fromkeys(row["target"] for row in rows) if lines_of(rows, target)]
+
+
 def curve_svg(rows: Rows) -> str:
     """Returns a picture that needs nothing else, one chart a target; empty where there is no curve."""
-    targets = [t for t in dict.fromkeys(row["target"] for row in rows) if lines_of(rows, t)]
-    if not targets:
-        return ""
+    targets = targets_of(rows)
     charts = (f'<g transform="translate(0 {place * HEIGHT})">{chart(rows, t)}</g>' for place, t in enumerate(targets))
-    size = f'viewBox="0 0 {WIDTH} {HEIGHT * len(targets)}" width="{WIDTH}" height="{HEIGHT * len(targets)}"'
-    label = escape(f"Accuracy against the fraction kept: {', '.join(map(printable, targets))}")
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{label}">\n<style>{STYLE}</style>\n'
-        + "\n".join(charts)
-        + "\n</svg>\n"
+    tall = HEIGHT * len(targets)
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="curve alone" viewBox="0 0 {WIDTH} {tall}" width="{WIDTH}" '
+        f'height="{tall}" role="img" aria-label="{label_of(targets)}">'
     )
+    return f"{head}\n<style>{STYLE}</style>\n" + "\n".join(charts) + "\n</svg>\n" if targets else ""
+
+
+def curve_element(rows: Rows, target: str) -> str:
+    """Returns one target's chart for a page that has `STYLE`."""
+    size = f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label_of([target])}"'
+    return f'<svg class="curve" {size}>\n{chart(rows, target)}\n</svg>'
+
+
+def label_of(targets: Sequence[str]) -> str:
+    """Returns what a reader of the screen is told."""
+    return escape(f"Accuracy against the fraction kept: {', '.join(map(printable, targets))}")
 
 
 def chart(rows: Rows, target: str) -> str:
@@ -77,7 +96,9 @@ def chart(rows: Rows, target: str) -> str:
     def y(accuracy: float) -> float:
         return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (accuracy - bottom) / ((top - bottom) or 1), 1)
 
-    parts = [f'<text x="{LEFT}" y="18">{escape(printable(target))}: accuracy on the test set, %</text>']
+    parts = [
+        f'<text x="{LEFT}" y="18">{escape(printable(target))}: accuracy on the test set, %; bars: std over seeds</text>'
+    ]
     for tick in ticks:
         parts.append(f'<line class="grid" x1="{x(0)}" x2="{x(1)}" y1="{y(tick)}" y2="{y(tick)}"/>')
         parts.append(f'<text class="soft" x="{x(0) - 8}" y="{y(tick) + 4}" text-anchor="end">{100 * tick:.4g}</text>')
@@ -88,14 +109,13 @@ def chart(rows: Rows, target: str) -> str:
     names = _names([(y(line.points[-1][1]), line) for line in lines])
     for number, line in enumerate(lines):
         colour = {"random": "cr", "all": "ca"}.get(line.kind, f"c{number % SERIES}")
-        parts += _drawn(
-            line, colour, [(x(f), y(a), y(a - s) - y(a + s)) for f, a, s in line.points], names[number], x(1)
-        )
+        places = [(x(f), y(a), y(a - s) - y(a + s)) for f, a, s in line.points]
+        parts += _drawn(line, colour, places, names[number], x(1), 3 * (number - len(lines) // 2))
     return "\n".join(parts)
 
 
 def _drawn(
-    line: Line, colour: str, places: Sequence[tuple[float, float, float]], name_y: float, edge: float
+    line: Line, colour: str, places: Sequence[tuple[float, float, float]], name_y: float, edge: float, aside: int
 ) -> Iterator[str]:
     if line.kind == "all":
         places = [(LEFT, places[0][1], 0), *places]
@@ -103,7 +123,8 @@ def _drawn(
     yield f'<polyline class="line {colour}" points="{path}"/>'
     for (x, y, spread), (fraction, accuracy, deviation) in zip(places[-len(line.points) :], line.points, strict=True):
         if spread:
-            yield f'<line class="bar {colour}" x1="{x}" x2="{x}" y1="{y - spread / 2:.1f}" y2="{y + spread / 2:.1f}"/>'
+            at, low, high = x + aside, y + spread / 2, y - spread / 2  # bars of one fraction stand beside each other
+            yield f'<line class="bar {colour}" x1="{at:.1f}" x2="{at:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
         said = f"{line.name}, {fraction:.1%} kept: {100 * accuracy:.2f} ± {100 * deviation:.2f}"
         yield f'<circle class="dot {colour}" cx="{x}" cy="{y}" r="4"><title>{escape(printable(said))}</title></circle>'
     yield f'<text class="name {colour}" x="{edge + 10}" y="{name_y + 4}">{escape(printable(line.name))}</text>'

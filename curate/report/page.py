@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from curate.pool.tar import printable
+from curate.report.curve import STYLE, curve_element, targets_of
 from curate.workflows.report import Histogram, Report, Shown
 from curate.workflows.results import COLUMNS, cells_of
 
@@ -25,6 +28,7 @@ Bar = tuple[str, float, float, float, float]
 def page(found: Report) -> str:
     """Returns the whole page; equal reports give equal pages."""
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    style += STYLE
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -33,17 +37,25 @@ def page(found: Report) -> str:
         "count": "{:,}".format, "percent": "{:.1%}".format, "figure": "{:.6g}".format, "size": _size,
         "plain": printable, "uri": _uri,
     }  # fmt: skip
+    # Elements whose texts are escaped where they are drawn.
+    curves = [Markup(curve_element(found.evaluation, target)) for target in targets_of(found.evaluation)]  # noqa: S704
     return environment.get_template("report.html.j2").render(
         found=found, totals=found.head.totals, selection=found.head.selection, classes=_classes(found),
         options=_options(found), style=style, script=script, policy=_policy(style, script), width=WIDTH, height=HEIGHT,
-        shown=[*_named(found)], bars=bars, at=_at, evaluation=[COLUMNS, *map(cells_of, found.evaluation)],
+        shown=[*_named(found)], plurality=_plurality, bars=bars, at=_at, tallest=tallest, curves=curves,
+        evaluation=[COLUMNS, *map(cells_of, found.evaluation)],
     )  # fmt: skip
+
+
+def tallest(histogram: Histogram) -> int:
+    """Returns how many samples the highest bar stands for."""
+    return max(map(sum, zip(histogram.kept, histogram.dropped, histogram.outliers, strict=True)), default=0)
 
 
 def bars(histogram: Histogram) -> Iterator[Bar]:
     """Yields a chart's bars as (kind, x, y, width, height), kept ones at the bottom of each stack."""
     stacks = list(zip(histogram.kept, histogram.dropped, histogram.outliers, strict=True))
-    scale = HEIGHT / (max(map(sum, stacks), default=0) or 1)
+    scale = HEIGHT / (tallest(histogram) or 1)
     step = WIDTH / max(1, len(stacks))
     for place, stack in enumerate(stacks):
         top = float(HEIGHT)
@@ -59,6 +71,12 @@ def _at(histogram: Histogram, value: float) -> float:
     """Returns where a score lies across a chart."""
     low, high = histogram.edges[0], histogram.edges[-1]
     return round(WIDTH * (value - low) / (high - low), 1)
+
+
+def _plurality(sample: Shown) -> str:
+    """Returns the class that most members vote for, where votes are saved; else what was predicted."""
+    votes = Counter(vote for _, vote in sample.votes)
+    return votes.most_common(1)[0][0] if votes else sample.prediction
 
 
 def _named(found: Report) -> Iterator[tuple[str, Shown]]:

@@ -21,7 +21,7 @@ from curate.manifest.lines import manifest_digest, read_root
 from curate.manifest.origin import Origin, find_origin
 from curate.manifest.schema import Head
 from curate.manifest.verify import load_whole
-from curate.scores import BadSample, Columns
+from curate.scores import SUMMARY, BadSample, Columns, read_record
 from curate.selection.rank import last_of, order_keys, rank_of
 from curate.workflows.decision import Ranking, class_name, kept_of, labels_of, outliers_of, ranking_of, sort_keys
 from curate.workflows.explain import score_names
@@ -32,6 +32,7 @@ from curate.workflows.results import saved_rows
 
 BINS, SMALL_BINS = 48, 24
 BAD_SHOWN = 24
+AGREEMENT, TIE = "variation_ratio", "mutual_information"
 DISTRUST = ("aum", "loss")  # what orders likely label errors, the first that is there
 
 
@@ -63,6 +64,7 @@ class Shown:
         state: kept, dropped or failed, with the reason behind it where it is known.
         scores: (name, value, rank from the hardest) of every score that it has.
         votes: (member, class) of every member, empty where votes were not saved.
+        agree: members whose class is the plurality's; None where that is not known.
     """
 
     shard: str
@@ -76,6 +78,7 @@ class Shown:
     scores: tuple[tuple[str, float, int], ...]
     votes: tuple[tuple[str, str], ...]
     glimpse: Glimpse
+    agree: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +89,7 @@ class Report:
         samples: those shown, by row; bad ones are in `bad`.
         pool_bytes: tar bytes of all samples, None where the index is gone.
         iterations: (iteration, samples it added), of manifests that grew.
+        growth: what `curate score --base` recorded of samples added since training, empty without.
         evaluation: rows of `curate evaluate`'s table; `own` is the place of this manifest's first one.
         notes: what could not be said, and why.
     """
@@ -101,6 +105,7 @@ class Report:
     samples: dict[int, Shown]
     bad: tuple[Shown, ...]
     iterations: tuple[tuple[int, int], ...]
+    growth: dict[str, Any]
     evaluation: tuple[dict[str, Any], ...]
     own: int | None
     notes: tuple[str, ...]
@@ -160,15 +165,22 @@ def report(
     galleries, pairs = _chosen(scored, notes) if scored else ((), ())
     shown = sorted({*_rows_of(galleries), *(row for pair in pairs for row in pair.rows.tolist())})
     bad = scored.origin.bad[:BAD_SHOWN] if scored else ()
-    samples, failed = _samples(scored, shown, bad, root or read_root(manifest), notes) if scored else ({}, ())
+    samples, failed = _samples(head, scored, shown, bad, root or read_root(manifest), notes) if scored else ({}, ())
     own = next((at for at, row in enumerate(rows) if row["arm"].endswith(f"-{digest[:8]}")), None)
     return Report(
         manifest.absolute().name, digest, head,
         sum(scan.tar_bytes for scan in scored.origin.pool.scans) if scored else None,
         head.totals.samples - sum(head.totals.failed.values()),
         _histograms(scored) if scored else (),
-        galleries, pairs, samples, failed, _iterations(manifest, head), rows, own, tuple(notes),
+        galleries, pairs, samples, failed, _iterations(manifest, head), _growth(scored), rows, own, tuple(notes),
     )  # fmt: skip
+
+
+def _growth(scored: _Scored | None) -> dict[str, Any]:
+    if scored is None or scored.origin.index:
+        return {}
+    growth: dict[str, Any] = read_record(scored.origin.scores / SUMMARY).get("growth", {})
+    return growth
 
 
 def _scored(manifest: Path, head: Head, notes: list[str], *, scores: Path | None, index: Path | None) -> _Scored | None:
@@ -214,10 +226,20 @@ def _chosen(scored: _Scored, notes: list[str]) -> tuple[tuple[Gallery, ...], tup
         line = f"The label {who}; those that {by} trusts least come first."
         rows = ordered(keys, suspect_N)
         galleries.append(gallery("errors", "Suspected label errors", line, rows, scored.label_N))
+    if AGREEMENT in scored.names and not (scored.ranking and scored.ranking.selection.fn in (AGREEMENT, TIE)):
+        galleries.append(_disputed(scored))
     unsure_N = scored.score("least_confidence") if "least_confidence" in scored.names else np.zeros(len(scored.label_N))
     identity_N = scored.columns.values["identity"]
     pairs = confused(scored.label_N, scored.prediction_N, -np.nan_to_num(unsure_N), identity_N)
     return tuple(galleries), tuple(pairs)
+
+
+def _disputed(scored: _Scored) -> Gallery:
+    score_N = scored.score(AGREEMENT)
+    columns = scored.origin.columns([TIE], null_is_nan=True)
+    rows = ordered(sort_keys(AGREEMENT, score_N, columns, "hardest"), score_N > 0)
+    line = f"Highest {AGREEMENT}: the fewest members vote for one class."
+    return gallery("disputed", "Members disagree", line, rows, scored.label_N)
 
 
 def _of_the_order(scored: _Scored) -> list[Gallery]:
@@ -282,7 +304,7 @@ def _histogram(name: str, score_N: NDArray[np.float64], scored: _Scored, bins: i
 
 
 def _samples(
-    scored: _Scored, rows: Sequence[int], bad: Sequence[BadSample], root: Path, notes: list[str]
+    head: Head, scored: _Scored, rows: Sequence[int], bad: Sequence[BadSample], root: Path, notes: list[str]
 ) -> tuple[dict[int, Shown], tuple[Shown, ...]]:
     pool = scored.origin.pool
     number_of = {scan.name: number for number, scan in enumerate(pool.scans)}
@@ -294,6 +316,7 @@ def _samples(
         notes.append(
             f"{len(gone):,} of {looked:,} shards looked at are not in {root} as they were: no pictures of theirs."
         )
+    members = head.scored.members
     ranks, votes = _ranks(scored, rows), votes_of(scored.origin, rows)
     keys = {number: pool.read(number, ["key"])["key"] for number in {number for number, _ in places}}
     samples = {}
@@ -305,6 +328,7 @@ def _samples(
             pool.scans[number].name, ordinal, keys[number][ordinal].as_py(), label, class_name(pool, label), prediction,
             "kept" if scored.kept_N[row] else "dropped",
             "outlier" if aside else "", ranks[row], votes[row], seen.get((number, ordinal), Glimpse()),
+            next((round((1 - value) * members) for name, value, _ in ranks[row] if name == AGREEMENT), None),
         )  # fmt: skip
     failed = tuple(
         Shown(one.shard, one.ordinal, one.key, -1, "", "", "failed", one.reason, (), (), seen.get(place, Glimpse()))

@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -224,3 +225,30 @@ def test_a_changed_manifest_is_refused(toy_manifest: Path, tmp_path: Path) -> No
     copy = shutil.copytree(toy_manifest, tmp_path / "copy")
     (copy / "shards.jsonl.zst").write_bytes(b"")
     assert run(["report", str(copy), "--out", str(tmp_path / "x.html")]) == 1
+
+
+def test_it_says_how_members_disagree_and_what_was_added_and_draws_the_curve(
+    toy_scores: Path, pool_folder: Path, tmp_path: Path
+) -> None:
+    pool = shutil.copytree(pool_folder, tmp_path / "pool")
+    write_tar(pool / "toy-0009.tar", [("new.png", png((250, 250, 9), 1)), ("new.cls", b"0")])
+    scores, manifest = tmp_path / "scores", tmp_path / "m"
+    assert run(["score", str(pool), "--base", str(toy_scores), "--out", str(scores)]) == 0
+    assert run(["prune", "--scores", str(scores), "--keep", "0.5", "--fn", "entropy", "--out", str(manifest)]) == 0
+    plain = {"target": "t", "n": 2, "spread": 0.01, "worst_class": 0, "gain": None, "loss": None, "selection": None}
+    plain |= {"seconds": 1, "speed_up": None}
+    rows = [
+        {**plain, "arm": f"a{n}", "kind": kind, "label": label, "samples": samples, "accuracy": accuracy}
+        for n, (kind, label, samples, accuracy) in enumerate(
+            (("manifest", "x 0.2", 9, 0.8), ("manifest", "x 0.5", 24, 0.9), ("random", "random", 9, 0.7), ("all", "all", 47, 0.95))
+        )
+    ]  # fmt: skip
+    (tmp_path / "table.json").write_text(json.dumps({"rows": rows}))
+    page = drawn(manifest, tmp_path / "r.html", "--evaluation", str(tmp_path / "table.json"))
+    assert page.has("1 samples in 1 shards were scored by members that were trained without them")
+    assert len([c for c in page.named("circle") if "dot" in str(c["class"])]) == 4
+    assert page.has("x, 51.1% kept: 90.00 ± 1.00")
+    assert any(section.get("id") == "g-disputed" for section in page.named("section"))
+    tables = [pq.read_table(path).to_pylist() for path in sorted(scores.glob("tables/*.parquet"))]
+    agree = [f"{round(4 * (1 - row['variation_ratio']))} of 4 vote for " for table in tables for row in table]
+    assert sorted(text for text in page.texts["dd"] if "vote for" in text) == sorted(agree)
