@@ -221,8 +221,6 @@ def explain(
     if protocol and (image := read_image(found)):
         console.show_image(image, protocol)
     console.say("\n".join(said.sentences(found)))
-    if found.text:
-        console.say(found.text)
     if found.scores:
         console.show_table("Scores; rank 1 is the hardest", said.SCORE_COLUMNS, map(said.score_row, found.scores))
     if found.votes:
