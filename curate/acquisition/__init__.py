@@ -6,7 +6,7 @@ from here. To add one: write a pure function in the file of its family, add a ro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,12 +206,16 @@ ACQUISITIONS: dict[str, Acquisition] = {
 }
 
 
-def acquisition(name: str) -> Acquisition:
+def acquisition(name: str, others: Iterable[str] = ()) -> Acquisition:
     """Returns the row of a name.
+
+    Args:
+        name: of a function.
+        others: what else may be asked for where the name comes from.
 
     Raises:
         UsageError: there is no such row.
     """
     if name not in ACQUISITIONS:
-        raise UsageError(f"unknown acquisition function '{name}'", hint=did_you_mean(name, ACQUISITIONS))
+        raise UsageError(f"unknown acquisition function '{name}'", hint=did_you_mean(name, [*ACQUISITIONS, *others]))
     return ACQUISITIONS[name]

@@ -88,7 +88,7 @@ def evaluate(
     # A target of texts brings the training that was published with it, unless the recipe has its own.
     named = [f"proxy.name={target[0]}"] if target and target[0] in PUBLISHED else []
     loaded, source = (
-        load_recipe(recipe, [*(settings or []), *named]),
+        load_recipe(recipe, ["train.checkpoints=1", *(settings or []), *named]),
         label_source(label_from, label_field, labels, text_field),
     )
     from curate.workflows import evaluate as work

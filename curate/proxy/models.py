@@ -173,6 +173,28 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
+def check_fits(spec: ModelSpec) -> None:
+    """Refuses a network that cannot be built, or cannot take such samples: two of them pass through it.
+
+    Raises:
+        UsageError: it is unknown, takes other images, or gives other classes.
+    """
+    model = build_model(spec, seed=0).eval()
+    images = torch.zeros(2, spec.in_chans, spec.size_px, spec.size_px) if spec.text is None else None
+    inputs = torch.zeros(2, spec.text.length, dtype=torch.uint8) if spec.text else images
+    what = f"images of {spec.size_px} px and {spec.in_chans} channels" if spec.text is None else "such texts"
+    try:
+        with torch.inference_mode():
+            shape = tuple(model(inputs).shape)
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        raise UsageError(
+            f"'{spec.name}' cannot take {what} ({str(error).splitlines()[0] if str(error) else type(error).__name__}).",
+            hint="Choose another network, or another pixels.size_px.",
+        ) from error
+    if shape != (2, spec.num_classes):
+        raise UsageError(f"'{spec.name}' gives {shape[1:]} for {what}, not {spec.num_classes} classes.", hint="")
+
+
 def forward_flops(spec: ModelSpec) -> int:
     """Returns the floating-point operations of one sample's forward pass, two for each multiply-add.
 

@@ -16,8 +16,10 @@ from typing import Any
 from curate import durable
 from curate.acquisition import acquisition
 from curate.errors import RunError, UsageError
+from curate.pool.index import bad_samples
 from curate.pool.labels import LabelSource
 from curate.progress import Progress, Silent
+from curate.proxy.models import check_fits
 from curate.recipe import Recipe
 from curate.scores import INDEX, SUMMARY, BadSample, read_record
 from curate.selection.budget import parse_keep, parse_outliers
@@ -75,9 +77,11 @@ def build_up(request: Request, progress: Progress | None = None) -> list[dict[st
     check(request)
     with durable.lock(request.out):
         run = open_run(_run_request(request, request.out), progress)
+        check_fits(run.plan.spec)
         _check_record(request)
         # Decoded once, for all iterations; who cannot be decoded is never drawn.
         pixels = open_pixels(run.pool, run.setting, request.recipe, request.out / "pixels", progress)
+        _check_sizes(request, run.pool.total - sum(1 for _ in bad_samples(run.pool)) - len(pixels.bad))
         records, manifests = list[dict[str, Any]](), list[Path]()
         for number, keep in enumerate(request.schedule):
             folder = request.out / f"iteration-{number}"
@@ -112,6 +116,17 @@ def check(request: Request) -> None:
     if keeps[-1].is_fraction and outliers.is_fraction and keeps[-1].value + outliers.value > 1:
         raise UsageError(
             f"--outliers {request.outliers} and keep {keeps[-1].text} are more than all.", hint="Lower one of them."
+        )
+
+
+def _check_sizes(request: Request, good: int) -> None:
+    """Refuses counts that the pool has not, before anything is trained."""
+    keep, outliers = parse_keep(request.schedule[-1]), parse_outliers(request.outliers)
+    wanted = keep.budget(good) + outliers.of(good)
+    if wanted > good:
+        raise UsageError(
+            f"--schedule ends at {keep.text}, with --outliers {request.outliers} that is {wanted:,} of {good:,}.",
+            hint="Lower one of them.",
         )
 
 

@@ -21,7 +21,7 @@ from curate.pool.labels import LabelSource
 from curate.progress import Progress, Silent
 from curate.proxy import reads_of
 from curate.proxy.members import Member, Members
-from curate.proxy.models import check_name, forward_flops
+from curate.proxy.models import check_fits, check_name, forward_flops
 from curate.proxy.pixels import Pixels
 from curate.proxy.predict import measured
 from curate.proxy.training import Plan, history_of, member_path, settled_members, train_member
@@ -111,12 +111,14 @@ def evaluate(request: Request, progress: Progress | None = None) -> dict[str, An
     with durable.lock(request.out):
         recipe = _of_target(request.recipe)
         run = open_run(_run_request(request, recipe), progress)
+        plans = {name: _plan(run, recipe, name) for name in targets}
+        for plan in plans.values():
+            check_fits(plan.spec)
         pixels = open_pixels(run.pool, run.setting, recipe, request.out / "pixels", progress)
         labelled_K, val = split(run, pixels)
         arms = arms_of(request.manifests, run.pool, pixels.rows, labelled_K)
         test = other_shards(run, "test")
         _check_record(request, run, test)
-        plans = {name: _plan(run, recipe, name) for name in targets}
         _check_reading(run, targets)
         cells = list(_cells(request, arms, targets))
         missing = [cell for cell in cells if not cell.path(request.out).exists()]

@@ -97,7 +97,7 @@ def _within(run: Run, rows: Rows) -> RowArray:
     if len(lost):
         raise UsageError(
             f"{folder} keeps no labelled sample of class {', '.join(map(str, lost[:5]))}: it would not be learned.",
-            hint="Keep more, or prune with --per-class or --min-per-class.",
+            hint="Keep more, or choose by class: --per-class or --min-per-class; --first-per-class of build-up.",
         )
     return inside_K
 

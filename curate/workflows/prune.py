@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.acquisition import acquisition
 from curate.acquisition.difficulty import NeverLearned
 from curate.errors import UsageError
 from curate.manifest.iterations import ITERATIONS
@@ -277,7 +278,9 @@ def _check_cover(request: Request) -> None:
     }
     if request.fn == K_CENTERS:
         request.cover.check([name for name, is_given in given.items() if is_given], request.per_class)
-    elif request.cover != CoverRequest():
+    elif request.index is None:
+        acquisition(request.fn, [K_CENTERS])
+    if request.fn != K_CENTERS and request.cover != CoverRequest():
         raise UsageError(f"--start, --start-size and --partitions are of --fn {K_CENTERS}, not of '{request.fn}'.")
 
 

@@ -21,6 +21,7 @@ from curate.errors import TooMuchBadDataError
 from curate.pool.index import bad_samples
 from curate.progress import Progress, Silent
 from curate.proxy.members import Member, Members
+from curate.proxy.models import check_fits
 from curate.proxy.pixels import Pixels, with_labels_of
 from curate.proxy.predict import Predicted, measured, predict
 from curate.proxy.training import dynamics_of, history_of, is_trained, member_path, settled_members, train_member
@@ -54,6 +55,7 @@ def score(request: Request, progress: Progress | None = None, *, pixels: Pixels 
         run.log(event="start", setting=run.setting.record())
         progress.note(described(run))
         started = time.monotonic()
+        check_fits(run.plan.spec)
         pixels = pixels or open_pixels(run.pool, run.setting, run.request.recipe, request.out / "pixels", progress)
         pixels.rows = with_labels_of(run.pool, pixels.rows)
         bad = [BadSample(*sample) for sample in bad_samples(run.pool)]

@@ -268,3 +268,11 @@ def test_k_centers_do_not_import_torch(embedded: Path, tmp_path: Path) -> None:
     words = ["prune", "--scores", str(embedded), "--keep", "10", "--fn", "k_centers", "--out", str(tmp_path / "m")]
     code = "import sys\nfrom curate.cli import run\nassert run(sys.argv[1:]) == 0\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, *words], check=True)
+
+
+def test_a_name_that_is_nearly_k_centers_is_guessed(
+    embedded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["prune", "--scores", str(embedded), "--out", str(tmp_path / "m"), "--keep", "0.5", "--fn", "k_centres"]
+    assert run(given) == 2
+    assert "Did you mean 'k_centers'" in capsys.readouterr().err

@@ -269,3 +269,17 @@ def test_a_curve_is_measured_drawn_and_taken_by_keep_auto(
     ):
         assert run([*words, *wrong]) == 2
         assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [("inception_v4", "cannot take images of 8 px"), ("vit_tiny_patch16_224", "8 px"), ("resnet81", "Did you mean")],
+)
+def test_a_target_that_does_not_fit_is_refused_before_anything_is_trained(
+    toy_manifest: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str, said: str
+) -> None:
+    capsys.readouterr()
+    assert evaluate(toy_manifest, test_folder, tmp_path / "e", "--target", target) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "e" / "pixels").exists()
+    assert not (tmp_path / "e" / "work").exists()
