@@ -6,6 +6,7 @@ The only room that knows rich, and it imports it only to draw: `--help`, `prune`
 from __future__ import annotations
 
 import base64
+import codecs
 import io
 import json
 import sys
@@ -26,6 +27,24 @@ SCHEMA_VERSION = 1
 PLAIN_SECONDS = 30.0
 IMAGE_PX, KITTY_CHUNK = 256, 4096
 WIDE = 200
+IN_ASCII = "curate.ascii"
+ASCII = {"≤": "<=", "≥": ">=", "±": "+-", "→": "->", "…": "...", "\N{MINUS SIGN}": "-"}
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    return "".join(ASCII.get(c) or c.encode("ascii", "backslashreplace").decode() for c in text), error.end
+
+
+codecs.register_error(IN_ASCII, _in_ascii)
+
+
+def speak_any_encoding() -> None:
+    """Makes stdout and stderr write what their encoding lacks in other words, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=IN_ASCII)
 
 
 def say(text: str) -> None:
@@ -66,17 +85,43 @@ def show_error(error: CurateError) -> None:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints a table; the first column is text, the others are figures."""
+    """Prints a table; the first column is text, the others are figures.
+
+    A terminal too narrow for the words in it is given a few lines a row instead.
+    """
     from rich.console import Console
     from rich.table import Table
 
+    cells = [[_safe(cell) for cell in row] for row in rows]
+    is_terminal = sys.stdout.isatty()
+    console = Console(highlight=False, soft_wrap=True, width=None if is_terminal else WIDE)  # a file has no edge
+    if is_terminal and _narrowest([columns, *cells]) > console.width:
+        return _show_records(title, columns, cells)
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_safe(cell) for cell in row))
-    width = None if sys.stdout.isatty() else WIDE  # a file has no edge to wrap at
-    Console(highlight=False, soft_wrap=True, width=width).print(table)
+    for row in cells:
+        table.add_row(*row)
+    return console.print(table)
+
+
+def _narrowest(rows: Sequence[Sequence[str]]) -> int:
+    """Returns the width below which a table would break words."""
+    from rich.cells import cell_len
+
+    longest = [
+        max(cell_len(word) for cell in column for word in cell.split() or [""]) for column in zip(*rows, strict=True)
+    ]
+    return sum(longest) + 3 * len(longest) + 1
+
+
+def _show_records(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    say(title)
+    for first, *others in rows:
+        say(first)
+        for column, cell in zip(columns[1:], others, strict=True):
+            if cell:
+                say(f"  {column}: {cell}" if column else f"  {cell}")
 
 
 def image_protocol(environment: Mapping[str, str]) -> str:

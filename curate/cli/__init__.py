@@ -27,6 +27,7 @@ ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base._
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code. Every error is one readable message."""
+    console.speak_any_encoding()
     given = list(sys.argv[1:] if arguments is None else arguments)
     is_debugging = "--debug" in given
     words = list(_spread(word for word in given if word != "--debug"))

@@ -102,7 +102,8 @@ def evaluate(
     )  # fmt: skip
     with console.progress(quiet=as_json) as listener:
         result = work.planned(request) if dry_run else work.evaluate(request, within_time(listener, max_time))
-    _draw_curve(out, result["rows"])
+    if not dry_run:
+        _draw_curve(out, result["rows"])
     if as_json:
         return console.show_json("evaluate", {"out": str(out), **result})
     show_evaluation(result["rows"], markdown=markdown)
