@@ -10,7 +10,7 @@ import base64
 import html
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -24,6 +24,7 @@ from curate.errors import SampleError
 from curate.pool.images import thumbnail
 from curate.pool.index import Answers, Pool
 from curate.pool.tar import printable
+from curate.pool.texts import read_text
 from curate.proxy.pixels import read_images, rows_of
 from curate.workflows.answers import (
     Question,
@@ -39,7 +40,7 @@ from curate.workflows.rounds import Round
 
 TO_LABEL, PICTURES = "to_label.csv", "pictures"
 PAGE, TASKS, CONFIG, IMAGES = "index.html", "label_studio.json", "label_studio.xml", "images"
-PICTURE_PX, QUALITY = 224, 90
+PICTURE_PX, QUALITY, TEXT_CHARACTERS = 224, 90, 20_000
 HEAD = """<!doctype html>
 <html lang="en">
 <head>
@@ -108,30 +109,46 @@ def asked_and_answered(
 
 
 def _write_pictures(out: Path, pool: Pool, questions: Sequence[Question], classes: Sequence[str], title: str) -> None:
+    is_text = pool.kind == "text"
     with durable.building(out) as build:
-        (build / IMAGES).mkdir()
+        if not is_text:
+            (build / IMAGES).mkdir()
         with (build / PAGE).open("w", encoding="utf-8") as page, (build / TASKS).open("w") as tasks:
             page.write(HEAD.format(title=html.escape(title)))
             tasks.write("[")
-            for number, (question, picture) in enumerate(_pictures(pool, questions)):
-                name = f"{IMAGES}/{number:06d}.jpg"
-                (build / name).write_bytes(picture)
-                page.write(_figure(name, question))
-                tasks.write(("," if number else "") + "\n" + _task(picture, question))
+            for number, (question, data) in enumerate(_entries(pool, questions)):
+                if is_text:
+                    seen = {"text": _text(data, pool.text_field)}
+                    page.write(_figure(f"<p>{html.escape(seen['text'])}</p>", question))
+                else:
+                    picture, name = _picture(data), f"{IMAGES}/{number:06d}.jpg"
+                    (build / name).write_bytes(picture)
+                    seen = {"image": f"data:image/jpeg;base64,{base64.standard_b64encode(picture).decode()}"}
+                    page.write(_figure(f'<img src="{name}" alt="" loading="lazy">', question))
+                tasks.write(("," if number else "") + "\n" + _task(seen, question))
             tasks.write("\n]\n")
             page.write("</main>\n</body>\n</html>\n")
         if classes:
-            (build / CONFIG).write_text(_config(classes), encoding="utf-8")
+            (build / CONFIG).write_text(_config(classes, "Text" if is_text else "Image"), encoding="utf-8")
         durable.replace_folder(build, out)
 
 
-def _pictures(pool: Pool, questions: Sequence[Question]) -> Iterator[tuple[Question, bytes]]:
+def _entries(pool: Pool, questions: Sequence[Question]) -> Iterator[tuple[Question, bytes]]:
     rows = rows_of(pool)
     for place, group in groupby(questions, key=lambda question: question.place):
         own = list(group)
         row_K = rows.offset_S[place] + np.array([question.ordinal for question in own])
         for question, (_, data) in zip(own, read_images(rows, place, row_K), strict=True):
-            yield question, _picture(data)
+            yield question, data
+
+
+def _text(data: bytes, field: str) -> str:
+    """Returns a text as far as a person will read it; nothing for one that is bad."""
+    try:
+        text = read_text(data, field)
+    except SampleError:
+        return ""
+    return text[:TEXT_CHARACTERS] + ("…" if len(text) > TEXT_CHARACTERS else "")
 
 
 def _picture(data: bytes) -> bytes:
@@ -144,21 +161,21 @@ def _picture(data: bytes) -> bytes:
         return out.getvalue()
 
 
-def _figure(name: str, question: Question) -> str:
+def _figure(seen: str, question: Question) -> str:
     shard, key = (html.escape(printable(text)) for text in question.identity)
-    return f'<figure><img src="{name}" alt="" loading="lazy"><figcaption>{key}<br>{shard}</figcaption></figure>\n'
+    return f"<figure>{seen}<figcaption>{key}<br>{shard}</figcaption></figure>\n"
 
 
-def _task(picture: bytes, question: Question) -> str:
-    image = f"data:image/jpeg;base64,{base64.standard_b64encode(picture).decode()}"
-    return json.dumps({"data": {"image": image, "shard": question.shard, "key": question.key}})
+def _task(seen: Mapping[str, str], question: Question) -> str:
+    return json.dumps({"data": {**seen, "shard": question.shard, "key": question.key}})
 
 
-def _config(classes: Sequence[str]) -> str:
+def _config(classes: Sequence[str], tag: str) -> str:
     """Returns a labelling configuration whose CSV export has the columns of `to_label.csv`."""
     view = ElementTree.Element("View")
-    ElementTree.SubElement(view, "Image", name="image", value="$image")
-    choices = ElementTree.SubElement(view, "Choices", name="label", toName="image", choice="single")
+    name = tag.lower()
+    ElementTree.SubElement(view, tag, name=name, value=f"${name}")
+    choices = ElementTree.SubElement(view, "Choices", name="label", toName=name, choice="single")
     for name in classes:
         ElementTree.SubElement(choices, "Choice", value=printable(name))
     ElementTree.indent(view)

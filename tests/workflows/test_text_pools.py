@@ -162,6 +162,20 @@ def test_rounds_of_build_up_and_of_acquire_and_targets(texts: Path, test_texts: 
     assert len(list(table.glob("runs/fasttext/*/000.json"))) == 3
 
 
+def test_people_are_asked_about_texts(texts: Path, tmp_path: Path) -> None:
+    out, words = tmp_path / "asked", ["--label-from", "none", "--device", "cpu", "--fn", "entropy", *FAST[:2]]
+    classes = tmp_path / "classes.txt"
+    classes.write_text("red\ngreen\nblue\n")
+    rounds = ["--initial", "32", "--schedule", "33", "--classes", str(classes), "--out", str(out)]
+    assert run(["acquire", str(texts), *rounds, *words]) == 0
+    pictures = next(out.rglob("pictures"))
+    page, tasks = (pictures / "index.html").read_text(), json.loads((pictures / "label_studio.json").read_bytes())
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; green grass" in page
+    assert "<script>alert" not in page
+    assert MARKUP in {task["data"]["text"] for task in tasks}
+    assert '<Text name="text" value="$text" />' in (pictures / "label_studio.xml").read_text()
+
+
 def test_a_vocabulary_of_one_word_is_scored(tmp_path: Path) -> None:
     members = [(f"k{n}.{kind}", data) for n in range(8) for kind, data in (("txt", b"same"), ("cls", b"%d" % (n % 2)))]
     write_tar(tmp_path / "pool" / "a.tar", members)
