@@ -6,6 +6,7 @@
     ├── ShardError             exit 1   a shard is damaged: its samples cannot be counted
     ├── ScoreError             exit 1   scores are missing, not finite, or do not fit together
     ├── ManifestError          exit 1   a manifest or its sources are not what they claim
+    ├── DivergedError          exit 1   training left the numbers: a loss or a prediction is not finite
     ├── RunError               exit 1   a run directory belongs to another pool or recipe, or is in use
     ├── TooMuchBadDataError    exit 4   more bad samples than the limit allows
     └── TimeUpError            exit 6   the time that was allowed is over; what is finished is kept
@@ -53,6 +54,14 @@ class ScoreError(CurateError):
 
 class ManifestError(CurateError):
     """A manifest or its sources are not what they claim to be."""
+
+
+class DivergedError(CurateError):
+    """A loss or a prediction is not finite. `seed` is that of the member."""
+
+    def __init__(self, message: str, *, seed: int) -> None:
+        super().__init__(message, hint="Lower train.rate, or set train.precision = 'float32'.")
+        self.seed = seed
 
 
 class RunError(CurateError):

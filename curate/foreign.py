@@ -16,6 +16,7 @@ from curate.errors import ScoreError
 from curate.pool.index import Pool, bad_samples
 from curate.pool.tar import printable
 from curate.scores import BadSample, Columns
+from curate.tables import DAMAGE, damaged
 
 PLACE = ("shard", "ordinal")
 
@@ -68,9 +69,11 @@ def _read(path: Path, names: Sequence[str]) -> pa.Table:
                 f"{path}: no column '{missing[0]}'.",
                 hint=f"It has: {', '.join(dataset.schema.names)}. Expected shard, ordinal and the one that --fn names.",
             )
-        return dataset.to_table(columns=list(names))
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ScoreError(f"{path}: cannot be read as Parquet ({error}).", hint="Name a file or a folder.") from error
+        table = dataset.to_table(columns=list(names))
+        table.validate(full=True)  # texts that are no UTF-8
+        return table
+    except DAMAGE as error:
+        raise ScoreError(damaged(path, error).message, hint="Name a file or a folder of Parquet.") from error
 
 
 def _rows(table: pa.Table, pool: Pool, path: Path) -> NDArray[np.int64]:

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from curate import durable
 from curate.errors import RunError, ScoreError
 from curate.pool.index import Pool
-from curate.tables import write_table
+from curate.tables import DAMAGE, damaged, open_table, read_table, write_table
 
 RUN, SUMMARY, BAD, TABLES, INDEX = "run.json", "summary.json", "bad.parquet", "tables", "index"
 VOTES, VOTE = "votes", "vote@"  # where the members' classes lie, and how their columns begin
@@ -72,10 +71,10 @@ def write_bad(path: Path, bad: Iterable[BadSample]) -> None:
 
 def read_bad(path: Path) -> list[BadSample]:
     """Returns what `bad.parquet` holds."""
-    try:
-        return [BadSample(**row) for row in pq.read_table(path).to_pylist()]
-    except (OSError, pa.ArrowInvalid) as error:
-        raise RunError(f"{path}: cannot be read ({error}).", hint="Run `curate score` again.") from error
+    table = read_table(path, BAD_SCHEMA.names)
+    if table.schema.remove_metadata() != BAD_SCHEMA:
+        raise RunError(f"{path}: not a list of bad samples.", hint="Run `curate score` again.")
+    return [BadSample(**row) for row in table.to_pylist()]
 
 
 @dataclass(frozen=True)
@@ -123,6 +122,30 @@ def read_columns(
     return Columns(tuple(ordinals), {name: _plain(whole[name], name, null_is_nan) for name in names})
 
 
+def check_counts(run: Path, pool: Pool) -> None:
+    """Counts on the disk: every sample of the pool has a row in a table or is in `bad.parquet`, and not both.
+
+    Raises:
+        ScoreError: scored + failed is not the number of samples, of some shard.
+    """
+    failed: dict[str, set[int]] = {scan.name: set() for scan in pool.scans}
+    bad = read_bad(run / BAD)
+    for sample in bad:
+        failed[sample.shard].add(sample.ordinal)
+    for scan in pool.scans:
+        known = failed[scan.name]
+        scored = set(_read(run, scan.name, ["ordinal"])["ordinal"].to_pylist())
+        if (
+            len(scored) + len(known) != scan.samples
+            or scored & known
+            or max(scored | known, default=-1) >= scan.samples
+        ):
+            raise ScoreError(
+                f"{scan.name}: {len(scored):,} scored and {len(known):,} failed of {scan.samples:,} samples.",
+                hint=f"This is a fault of curate. Delete {table_path(run, scan.name)} and run the same command again.",
+            )
+
+
 def _plain(column: pa.ChunkedArray, name: str, null_is_nan: bool) -> NDArray[Any]:
     if pa.types.is_integer(column.type):
         return np.asarray(column.fill_null(-1).to_numpy() if column.null_count else column.to_numpy())
@@ -138,7 +161,7 @@ def _plain(column: pa.ChunkedArray, name: str, null_is_nan: bool) -> NDArray[Any
 def _read(run: Path, shard: str, names: Sequence[str]) -> pa.Table:
     path = table_path(run, shard)
     try:
-        file = pq.ParquetFile(path, memory_map=True)
+        file = open_table(path)
         table = file.read(columns=list(names), use_threads=False)
         missing = [name for name in names if name not in table.column_names]
         if missing:
@@ -150,8 +173,8 @@ def _read(run: Path, shard: str, names: Sequence[str]) -> pa.Table:
             f"{shard} has no scores in {run}.",
             hint="Run the same `curate score` command again: it goes on where it stopped.",
         ) from None
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ScoreError(f"{path}: cannot be read ({error}).", hint="Delete it and score again.") from error
+    except DAMAGE as error:
+        raise ScoreError(damaged(path, error).message, hint="Delete it and score again.") from error
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:

@@ -12,6 +12,10 @@ import pyarrow.parquet as pq
 
 from curate import durable
 from curate.errors import RunError
+from curate.pool.tar import printable
+
+# All that pyarrow raises for a damaged file, and OSError for one that is not there or cut short.
+DAMAGE = (OSError, ValueError, TypeError, KeyError, MemoryError, OverflowError, pa.ArrowException)
 
 
 def write_table(path: Path, table: pa.Table, metadata: dict[str, Any]) -> None:
@@ -19,23 +23,46 @@ def write_table(path: Path, table: pa.Table, metadata: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {"curate": json.dumps(metadata, sort_keys=True)}
     with durable.replace(path) as file:
-        pq.write_table(table.replace_schema_metadata(about), file, compression="zstd", write_statistics=False)
+        pq.write_table(
+            table.replace_schema_metadata(about),
+            file,
+            compression="zstd",
+            write_statistics=False,
+            write_page_checksum=True,
+        )
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Returns columns of a Parquet file; nothing else of it is read.
+    """Returns columns of a Parquet file, their pages' checksums verified; nothing else of it is read.
 
     Raises:
         RunError: it cannot be read.
     """
     try:
-        return pq.ParquetFile(path, memory_map=True).read(columns=list(columns), use_threads=False)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise RunError(
-            f"{path}: cannot be read ({error}).", hint="Delete it and run the same command again."
-        ) from error
+        table = open_table(path).read(columns=list(columns), use_threads=False)
+        return table.rename_columns(table.column_names)  # names that are no text fail here, and not later
+    except DAMAGE as error:
+        raise damaged(path, error) from error
+
+
+def open_table(path: Path) -> pq.ParquetFile:
+    """Returns a Parquet file that verifies the checksum of every page it reads."""
+    return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Returns the metadata that `write_table` stored."""
-    return dict(json.loads(pq.read_schema(path).metadata[b"curate"]))
+    """Returns the metadata that `write_table` stored.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    try:
+        return dict(json.loads(pq.read_schema(path).metadata[b"curate"]))
+    except (*DAMAGE, KeyError, TypeError) as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> RunError:
+    """Returns the error that says why a table cannot be read."""
+    why = printable(" ".join(str(error).split())[:200])
+    return RunError(f"{path}: cannot be read ({why}).", hint="Delete it and run the same command again.")

@@ -57,7 +57,7 @@ def build_up(
     labels: Labels = None,
     text_field: TextField = "",
     on_bad_shard: OnBadShard = "fail",
-    max_bad: Annotated[float, typer.Option("--max-bad", help="Largest fraction of bad samples.")] = 0.1,
+    max_bad: Annotated[float, typer.Option("--max-bad", min=0, max=1, help="Largest fraction of bad samples.")] = 0.1,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -121,7 +121,7 @@ def acquire(
     labels: Labels = None,
     text_field: TextField = "",
     on_bad_shard: OnBadShard = "fail",
-    max_bad: Annotated[float, typer.Option("--max-bad", help="Largest fraction of bad samples.")] = 0.1,
+    max_bad: Annotated[float, typer.Option("--max-bad", min=0, max=1, help="Largest fraction of bad samples.")] = 0.1,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:

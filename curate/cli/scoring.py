@@ -74,7 +74,7 @@ def score(
     labels: Labels = None,
     text_field: TextField = "",
     on_bad_shard: OnBadShard = "fail",
-    max_bad: Annotated[float, typer.Option("--max-bad", help="Largest fraction of bad samples.")] = 0.1,
+    max_bad: Annotated[float, typer.Option("--max-bad", min=0, max=1, help="Largest fraction of bad samples.")] = 0.1,
     device: Device = "auto",
     copied: Annotated[
         bool, typer.Option("--copied", help="Shards may be copies with other times: scan those again.")
@@ -160,6 +160,8 @@ def _show_scores(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:
         f"{summary['scored']:,} of {summary['samples']:,} samples scored by {len(summary['members'])} members of "
         f"{summary['proxy']}, {summary['failed']:,} failed."
     )
+    for one in summary.get("diverged", ()):
+        console.say(f"seed {one['seed']} is left out: {one['reason']}")
     where = "" if out == Path("scores") else f" --scores {out}"
     console.note(f"Next: curate prune{where} --keep 0.8 --fn variation_ratio")
     return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from curate.pool.tar import printable
 
 FORMAT_VERSION = 1
 HEAD, LINES, INDEX, SOURCE = "manifest.json", "shards.jsonl.zst", "shards.idx", "source.json"
-MAX_LINE_BYTES = 1 << 30
+MAX_LINE_BYTES = 1 << 27  # ten million runs
 
 
 class Line(NamedTuple):
@@ -75,6 +76,8 @@ def read_lines(folder: Path) -> Iterator[Line]:
         while chunk := reader.read(1 << 20):
             *whole, rest = (rest + chunk).split(b"\n")
             yield from (_line(text, folder) for text in whole)
+            if len(rest) > MAX_LINE_BYTES:
+                raise ManifestError(f"{folder / LINES}: a line without an end.", hint="Prune again.")
         if rest:
             raise ManifestError(f"{folder / LINES}: the last line is cut short.", hint="Prune again.")
 
@@ -101,11 +104,16 @@ def find_line(folder: Path, shard: str) -> Line:
     matches = find_rows(folder, shard)
     if len(matches) != 1:
         raise _no_match(folder, shard, [name for name, _, _ in matches])
-    _, at, length = matches[0]
+    name, at, length = matches[0]
     with _reading(folder / LINES), (folder / LINES).open("rb") as file:
-        file.seek(at)
-        text = zstandard.ZstdDecompressor().decompress(file.read(length), max_output_size=MAX_LINE_BYTES)
-    return _line(text, folder)
+        frame = os.pread(file.fileno(), min(length, os.fstat(file.fileno()).st_size), at)
+        # A damaged header may announce any size: what is read decides how much memory is taken.
+        with zstandard.ZstdDecompressor().stream_reader(frame) as reader:
+            text = reader.read(MAX_LINE_BYTES)
+    line = _line(text, folder)
+    if line.name != name:
+        raise ManifestError(f"{folder / INDEX}: leads from {printable(name)} to another shard.", hint="Prune again.")
+    return line
 
 
 def find_rows(folder: Path, shard: str) -> list[tuple[str, int, int]]:
@@ -207,9 +215,27 @@ def _bisect(rows: mmap.mmap, prefix: bytes) -> int:
 
 def _line(text: bytes, folder: Path) -> Line:
     try:
-        return Line(**json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise ManifestError(f"{folder / LINES}: a damaged line ({error}).", hint="Prune again.") from error
+        line = Line(**json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ManifestError(
+            f"{folder / LINES}: a damaged line ({printable(str(error))}).", hint="Prune again."
+        ) from error
+    if not _is_sound(line):
+        raise ManifestError(f"{folder / LINES}: a line that cannot be.", hint="Prune again.")
+    return line
+
+
+def _is_sound(line: Line) -> bool:
+    """Says whether a line's values have their types, and its name leads nowhere but below the root."""
+    counts = (line.bytes, line.samples, line.kept, line.preamble, line.kept_bytes)
+    reasons = (line.dropped, line.failed)
+    if not isinstance(line.name, str) or not all(isinstance(counted, dict) for counted in reasons):
+        return False
+    parts = line.name.split("/")
+    is_below = "\0" not in line.name and not {"", ".", ".."} & set(parts)
+    steps = [*counts, *line.runs, *line.ranges, *(n for counted in reasons for n in counted.values())]
+    are_pairs = len(line.runs) % 2 == 0 and len(line.ranges) % 2 == 0
+    return is_below and are_pairs and all(type(step) is int and step >= 0 for step in steps)
 
 
 def _no_match(folder: Path, shard: str, names: list[str]) -> ManifestError:
@@ -234,5 +260,7 @@ class _reading:  # noqa: N801  (used as a verb: `with _reading(path)`)
     def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, FileNotFoundError):
             raise ManifestError(f"{self._path}: no such file.", hint="Expected the folder of a manifest.") from None
-        if isinstance(error, OSError | ValueError | KeyError | TypeError | zstandard.ZstdError):
-            raise ManifestError(f"{self._path}: damaged or unreadable ({error}).", hint="Prune again.") from error
+        if isinstance(error, OSError | ValueError | KeyError | TypeError | RecursionError | zstandard.ZstdError):
+            raise ManifestError(
+                f"{self._path}: damaged or unreadable ({printable(str(error))}).", hint="Prune again."
+            ) from error

@@ -73,7 +73,11 @@ class Pool:
 
     def read(self, index: int, columns: Sequence[str]) -> pa.Table:
         """Returns columns of one shard's samples, in order of their ordinals."""
-        return read_table(self.folder / f"{self.scans[index].name}.parquet", columns)
+        path, scan = self.folder / f"{self.scans[index].name}.parquet", self.scans[index]
+        table = read_table(path, columns)
+        if table.num_rows != scan.samples or table.column_names != list(columns):
+            raise _damaged_index(path, f"it has {table.num_rows:,} rows of {scan.samples:,} samples")
+        return table
 
     def labels(self, index: int) -> NDArray[np.int32]:
         """Returns class ids of one shard's samples, shape (N,), int32; -1 where there is none."""
@@ -140,18 +144,34 @@ def load_pool(folder: Path) -> Pool:
         raise RunError(
             f"{folder}: no index here.", hint="Run `curate index SHARDS` or `curate score SHARDS`."
         ) from None
-    except ValueError as error:
-        raise RunError(f"{path}: damaged ({error}).", hint="Delete the folder and index again.") from error
-    if text.get("format") != FORMAT:
-        raise RunError(f"{path}: an index of format {text.get('format')}.", hint=f"Expected format {FORMAT}.")
-    classes = Classes(text["classes"]["kind"], tuple(text["classes"]["names"]), tuple(text["classes"]["counts"]))
-    scans = tuple(Scan(**scan) for scan in text["shards"])
-    return Pool(folder, Path(text["root"]), scans, classes, text.get("text_field", ""))
+    except (OSError, ValueError) as error:
+        raise _damaged_index(path, error) from error
+    if not isinstance(text, dict) or text.get("format") != FORMAT:
+        raise RunError(f"{path}: not an index of format {FORMAT}.", hint="Delete the folder and index again.")
+    try:
+        classes = Classes(text["classes"]["kind"], tuple(text["classes"]["names"]), tuple(text["classes"]["counts"]))
+        pool = Pool(
+            folder,
+            Path(text["root"]),
+            tuple(Scan(**scan) for scan in text["shards"]),
+            classes,
+            text.get("text_field", ""),
+        )
+        is_whole = pool.fingerprint == text["fingerprint"] and pool.total >= sum(classes.counts)
+    except (KeyError, TypeError) as error:
+        raise _damaged_index(path, error) from error
+    if not is_whole:
+        raise _damaged_index(path, "it is not what was written")
+    return pool
 
 
 def kind_of(scans: Sequence[Scan]) -> str:
     """Returns what a pool's samples are: `image` as soon as one shard has images, else `text` or nothing."""
     return max((scan.kind for scan in scans), key=("", "text", "image").index, default="")
+
+
+def _damaged_index(path: Path, how: object) -> RunError:
+    return RunError(f"{path}: damaged ({printable(str(how))}).", hint="Delete the folder and index again.")
 
 
 def labels_of(folder: Path) -> tuple[str, str]:

@@ -100,7 +100,7 @@ def read_label_rows(path: Path) -> list[LabelRow]:
             if not {"key", "label"} <= columns:
                 raise UsageError(
                     f"{path}: expected the columns 'key' and 'label' (and 'shard' where keys repeat).",
-                    hint=f"Found: {', '.join(sorted(columns)) or 'an empty file'}.",
+                    hint=f"Found: {printable(', '.join(sorted(columns))) or 'an empty file'}.",
                 )
             return [_row(row, f"{path}, line {rows.line_num}") for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -171,7 +171,7 @@ def _rows(table: Path) -> Iterator[dict[str, str]]:
             if "path" not in columns or set(columns) - {"path", "label", "key"}:
                 raise UsageError(
                     f"{table}: expected the columns path, label and, if wanted, key.",
-                    hint=f"Found: {', '.join(map(str, columns)) or 'an empty file'}.",
+                    hint=f"Found: {printable(', '.join(map(str, columns))) or 'an empty file'}.",
                 )
             for row in rows:
                 if None in row or None in row.values() or not row["path"]:

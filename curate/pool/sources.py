@@ -6,12 +6,15 @@ decompress and throw away. Nothing here looks inside the tar.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import zstandard
 
@@ -20,6 +23,8 @@ from curate.errors import ShardError
 SUFFIXES = {".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".tar.zst": "tar.zst"}
 BUFFER_BYTES = 1 << 18
 SKIP_BYTES = 1 << 20
+FLAKY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)  # what a network file system says in passing
+WAITS_SECONDS = (0.05, 0.25, 1.0)  # before a read is tried again
 MAX_WINDOW_BYTES = 1 << 27  # zstd --long=27; a frame that asks for more memory is refused
 
 
@@ -27,6 +32,27 @@ def codec_of(name: str) -> str | None:
     """Returns `tar`, `tar.gz`, `tar.zst`, or None where the name is not a shard's."""
     lower = name.lower()
     return next((codec for suffix, codec in SUFFIXES.items() if lower.endswith(suffix)), None)
+
+
+class PatientFile(io.FileIO):
+    """A file whose failed reads are tried again some times. A read that failed has moved nothing."""
+
+    def read(self, size: int | None = -1, /) -> Any:
+        return _patiently(super().read, size)
+
+    def readinto(self, buffer: Any, /) -> Any:
+        return _patiently(super().readinto, buffer)
+
+
+def _patiently(read: Callable[[Any], Any], what: Any) -> Any:
+    for wait in WAITS_SECONDS:
+        try:
+            return read(what)
+        except OSError as error:
+            if error.errno not in FLAKY:
+                raise
+        time.sleep(wait)
+    return read(what)
 
 
 class PlainStream:
@@ -38,7 +64,10 @@ class PlainStream:
         self._at = 0
 
     def read(self, size: int, /) -> bytes:
-        chunk = self._file.read(size)
+        try:
+            chunk = self._file.read(size)
+        except OSError as error:
+            raise _ReadError(error) from error
         self._at += len(chunk)
         return chunk
 
@@ -47,6 +76,10 @@ class PlainStream:
         if step:
             self._at = self._file.seek(self._at + step)
         return step
+
+
+class _ReadError(Exception):
+    """The system could not read a source; an OSError of whoever takes its bytes is something else."""
 
 
 class _Reader(Protocol):
@@ -60,21 +93,27 @@ class DecompressedStream:
         self._reader = reader
 
     def read(self, size: int, /) -> bytes:
-        chunk = self._reader.read(size)
+        chunk = self._some(size)
         if len(chunk) == size or not chunk:
             return chunk
         parts = [chunk]
         missing = size - len(chunk)
-        while missing and (chunk := self._reader.read(missing)):
+        while missing and (chunk := self._some(missing)):
             parts.append(chunk)
             missing -= len(chunk)
         return b"".join(parts)
 
     def skip(self, size: int, /) -> int:
         left = size
-        while left and (chunk := self._reader.read(min(left, SKIP_BYTES))):
+        while left and (chunk := self._some(min(left, SKIP_BYTES))):
             left -= len(chunk)
         return size - left
+
+    def _some(self, size: int) -> bytes:
+        try:
+            return self._reader.read(size)
+        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+            raise _ReadError(error) from error
 
 
 @contextmanager
@@ -92,20 +131,37 @@ def open_source(path: Path, shard: str, *, buffering: int = BUFFER_BYTES) -> Ite
     """
     codec = codec_of(path.name) or "tar"
     try:
-        with path.open("rb", buffering=buffering) as file:
-            if codec == "tar":
-                yield PlainStream(file)
-            elif codec == "tar.gz":
-                import gzip  # most pools have none, and `cat` starts once a shard
-
-                with gzip.GzipFile(fileobj=file) as reader:
-                    yield DecompressedStream(reader)
-            else:
-                # A frame that is cut short just ends here; the tar inside then lacks its end marker.
-                decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
-                with decompressor.stream_reader(file, BUFFER_BYTES, read_across_frames=True) as reader:
-                    yield DecompressedStream(reader)
-    except (EOFError, zlib.error, zstandard.ZstdError) as error:
+        with _opened(path, shard, buffering) as file:
+            yield from _decoded(file, codec)
+    except _ReadError as wrapper:
+        error = wrapper.args[0]
+        if isinstance(error, OSError) and error.errno is not None:
+            raise _unreadable(path, shard, error) from error
         raise ShardError(f"{shard}: damaged {codec} stream ({error}).", hint="Copy or pack it again.") from error
+
+
+def _opened(path: Path, shard: str, buffering: int) -> BinaryIO:
+    try:
+        raw = PatientFile(path)
     except OSError as error:
-        raise ShardError(f"{shard}: cannot be read ({error.strerror or error}).", hint=f"Looked at {path}.") from error
+        raise _unreadable(path, shard, error) from error
+    return io.BufferedReader(raw, buffering) if buffering else raw
+
+
+def _unreadable(path: Path, shard: str, error: OSError) -> ShardError:
+    return ShardError(f"{shard}: cannot be read ({error.strerror or error}).", hint=f"Looked at {path}.")
+
+
+def _decoded(file: BinaryIO, codec: str) -> Iterator[PlainStream | DecompressedStream]:
+    if codec == "tar":
+        yield PlainStream(file)
+    elif codec == "tar.gz":
+        import gzip  # most pools have none, and `cat` starts once a shard
+
+        with gzip.GzipFile(fileobj=file) as reader:
+            yield DecompressedStream(reader)
+    else:
+        # A frame that is cut short just ends here; the tar inside then lacks its end marker.
+        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES)
+        with decompressor.stream_reader(file, BUFFER_BYTES, read_across_frames=True) as reader:
+            yield DecompressedStream(reader)

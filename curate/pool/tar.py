@@ -23,10 +23,16 @@ SKIP_BYTES = 1 << 20
 _REGULAR = (b"0", b"\0", b"7")
 _PAX_LOCAL, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK = b"x", b"g", b"L", b"K"
 _EXTENDED = (_PAX_LOCAL, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK)
+_NAMING = (_PAX_LOCAL, _LONG_NAME)
 _SPARSE = b"S"
 _WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
 _ZERO = bytes(BLOCK)
 _KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+_OCTAL = re.compile(rb"[0-7]*")
+# Mode, owner, group, size and time as nearly every writer has them; then the device's two numbers.
+_USUAL = re.compile(rb"(?:[0-7]{6}[0-7 ][ \0]){3}(?:[0-7]{11}[ \0]){2}")
+_USUAL_DEVICE = re.compile(rb"\0{16}|(?:[0-7]{6}[0-7 ][ \0]){2}")
+_NUMBERS = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))
 _RESERVED = re.compile(r"__[^/]*__($|/)")
 
 
@@ -180,6 +186,11 @@ class HeaderReader:
             if kind not in _EXTENDED:
                 break
             body = _extended(self._stream, self._shard, self.at, size)
+            if kind in _NAMING and "path" in fields:
+                # Readers do not agree on which of the two it is.
+                raise ShardError(
+                    f"{self._shard}: two names for the entry at byte {start}.", hint="Pack the shard again."
+                )
             if kind == _PAX_GLOBAL:
                 self._global(_pax_records(body[:size], self._shard, self.at))
             elif kind == _PAX_LOCAL:
@@ -229,7 +240,23 @@ def _checked_header(block: bytes, shard: str, at: int) -> tuple[bytes, int]:
     if stored != total and stored != total - 256 * sum(b > 127 for b in block[:148] + block[156:]):
         what = "is not a tar archive" if at == 0 else f"has a damaged header at byte {at}"
         raise ShardError(f"{shard}: {what}.", hint="Expected tar shards. Copy or pack it again.")
+    if not (_USUAL.match(block, 100) and _USUAL_DEVICE.match(block, 329)):
+        _check_numbers(block, shard, at)
     return block[156:157], _number_field(block[124:136], shard, at)
+
+
+def _check_numbers(block: bytes, shard: str, at: int) -> None:
+    """Refuses what tarfile takes for no header: readers built on it would silently end there."""
+    for first, end in _NUMBERS:
+        field = block[first:end]
+        if field[0] in (0o200, 0o377):
+            continue
+        try:
+            int(field.split(b"\0", 1)[0].decode("ascii").strip() or "0", 8)
+        except ValueError:
+            raise ShardError(
+                f"{shard}: a header at byte {at} with a number that is none.", hint="Copy or pack it again."
+            ) from None
 
 
 def _sum(half: bytes) -> int:
@@ -243,10 +270,9 @@ def _number_field(field: bytes, shard: str, at: int) -> int:
     if field[0] == 0o377:
         raise ShardError(f"{shard}: a negative size at byte {at}.", hint="The shard is damaged.")
     text = field.split(b"\0", 1)[0].strip()
-    try:
-        return int(text or b"0", 8)
-    except ValueError:
-        raise ShardError(f"{shard}: a size that is no number at byte {at}.", hint="The shard is damaged.") from None
+    if not _OCTAL.fullmatch(text):
+        raise ShardError(f"{shard}: a size that is no number at byte {at}.", hint="The shard is damaged.")
+    return int(text or b"0", 8)
 
 
 def _number(text: str, shard: str, at: int) -> int:

@@ -12,11 +12,11 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from curate.errors import RunError, UsageError, did_you_mean
 from curate.proxy import convnets, fasttext, preact_resnet, vdcnn  # noqa: F401  (register their networks with timm)
+from curate.proxy.sealed import load_sealed
 
 SMALL_PX = 64
 
@@ -162,12 +162,14 @@ def _load_pretrained(model: nn.Module, path: Path) -> None:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Returns tensors from safetensors or a weights-only torch file. Nothing in it is executed."""
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
+        if path.suffix == ".safetensors" and path.exists():
+            return load_sealed(path, must=False)[0]
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file.", hint="Expected .safetensors or a weights-only .pth.") from None
-    except Exception as error:  # torch and safetensors raise many kinds for a damaged file; all mean the same
+    except RunError:
+        raise
+    except Exception as error:  # torch raises many kinds for a damaged file; all mean the same
         raise RunError(f"{path}: cannot be read as weights ({type(error).__name__}).", hint="") from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}

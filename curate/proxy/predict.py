@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from curate.acquisition import Ensemble
-from curate.errors import ScoreError
+from curate.errors import DivergedError
 from curate.proxy.pixels import Pixel, Pixels
 from curate.proxy.training import Plan, autocast, normalised
 from curate.samples import IdentityArray
@@ -134,7 +134,7 @@ def predict(
         progress: called with the row up to which all would be done if members were done one batch at a time.
 
     Raises:
-        ScoreError: a member's prediction is not finite; names the member and the sample.
+        DivergedError: a member's prediction is not finite; names the member and the sample.
 
     Cost: members x samples forward passes; `BLOCK_BYTES` of memory, or one batch if that is more.
     """
@@ -159,7 +159,7 @@ def _vote(
     first, last = int(batches[0].rows_B[0]), int(batches[-1].rows_B[-1]) + 1
     for number, (seed, model) in enumerate(members):
         for batch in batches:
-            batch.add(seed, _logits(plan, model, batch, number, pixels))
+            batch.add(seed, _logits(plan, model, batch, seed, number, pixels))
         progress(first + (last - first) * (number + 1) // len(members))
 
 
@@ -174,11 +174,11 @@ def _prepared(plan: Plan, pixels: Pixels, rows_B: NDArray[np.int64], pixels_B: P
     return _Batch(rows_B, label_B, normalised(pixels_B, plan), whole, dict(zip(seeds, own, strict=True)))
 
 
-def _logits(plan: Plan, model: nn.Module, batch: _Batch, number: int, pixels: Pixels) -> Tensor:
+def _logits(plan: Plan, model: nn.Module, batch: _Batch, seed: int, number: int, pixels: Pixels) -> Tensor:
     with torch.inference_mode():
         with autocast(plan):
             logits_BC: Tensor = model(batch.inputs).float()
-        _check_finite(logits_BC, number, pixels, batch.rows_B)
+        _check_finite(logits_BC, seed, number, pixels, batch.rows_B)
         return logits_BC
 
 
@@ -284,13 +284,13 @@ def _held(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64], batch_size: int
                 yield _Held(label_B, normalised(pixels_B[keep_B], plan), total)
 
 
-def _check_finite(logits_BC: Tensor, number: int, pixels: Pixels, rows_B: NDArray[np.int64]) -> None:
+def _check_finite(logits_BC: Tensor, seed: int, number: int, pixels: Pixels, rows_B: NDArray[np.int64]) -> None:
     finite_B = torch.isfinite(logits_BC).all(1)
     if not bool(finite_B.all()):
         row = int(rows_B[int((~finite_B).nonzero()[0])])
         shard = pixels.rows.shard_of(row)
-        raise ScoreError(
-            f"Member {number} predicts values that are not finite for sample "
+        raise DivergedError(
+            f"Member {number}, of seed {seed}, predicts values that are not finite for sample "
             f"{row - int(pixels.rows.offset_S[shard])} of {pixels.rows.shards[shard].name}.",
-            hint="Its training diverged. Lower train.rate, or set train.precision = 'float32'.",
+            seed=seed,
         )

@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from curate import durable
 from curate.acquisition.dynamics import STATE as DYNAMICS_STATE
 from curate.acquisition.dynamics import Dynamics
-from curate.errors import RunError
+from curate.errors import DivergedError, RunError
 from curate.proxy.augment import augmented
 from curate.proxy.models import ModelSpec, build_model
 from curate.proxy.pixels import Pixel, Pixels
 from curate.proxy.schedule import drops, has_ended, may_be_member, member_epochs, rate_at
+from curate.proxy.sealed import load_sealed, read_header, save_sealed
 from curate.proxy.watch import Watch
 from curate.recipe import Augment, Train
 
@@ -108,7 +108,8 @@ def train_member(
         validate: returns the accuracy on held-out samples; asked after each epoch where `plan.train.needs_val`.
 
     Raises:
-        RunError: the loss is not finite, or training is to be steered by an accuracy that nobody measures.
+        DivergedError: the loss is not finite.
+        RunError: training is to be steered by an accuracy that nobody measures.
         ScoreError: the state of the last epoch holds no dynamics, or those of another pool.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,6 +137,11 @@ def train_member(
             save_member(member_path(folder, epoch), model, plan, seed=seed, epoch=epoch)
         _save_state(folder / STATE, model, optimizer, history, dynamics)
         _keep_members(folder, [e for e in range(1, epoch + 1) if may_be_member(e, epoch, _val(history), train)])
+
+
+def check_state(folder: Path) -> None:
+    """Raises RunError where a seed's saved state is not what was written."""
+    load_sealed(folder / STATE, must=False)
 
 
 def is_trained(folder: Path, train: Train) -> bool:
@@ -172,8 +178,10 @@ def history_of(folder: Path) -> list[dict[str, Any]]:
     path = folder / STATE
     if not path.exists():
         return []
-    with safe_open(path, "pt") as file:
-        history: list[dict[str, Any]] = json.loads(file.metadata()["history"])
+    try:
+        history: list[dict[str, Any]] = json.loads(read_header(path)["history"])
+    except (KeyError, ValueError) as error:
+        raise RunError(f"{path}: damaged ({error}).", hint="Delete its folder and score again.") from error
     return history
 
 
@@ -250,13 +258,13 @@ def _epoch(
     return {"epoch": epoch + 1, "rows": seen, "loss": loss_sum / max(1, seen), "accuracy": hits / max(1, seen)}
 
 
-def _diverged(pixels: Pixels, rows_B: NDArray[np.int64], *, seed: int, epoch: int) -> RunError:
+def _diverged(pixels: Pixels, rows_B: NDArray[np.int64], *, seed: int, epoch: int) -> DivergedError:
     row = int(rows_B[0])
     shard = pixels.rows.shard_of(row)
-    return RunError(
+    return DivergedError(
         f"The loss of seed {seed} is not finite in epoch {epoch + 1}, in the batch that begins with sample "
         f"{row - int(pixels.rows.offset_S[shard])} of {pixels.rows.shards[shard].name}.",
-        hint="Lower train.rate, or set train.precision = 'float32'.",
+        seed=seed,
     )
 
 
@@ -265,7 +273,7 @@ def _resume(
 ) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    state = load_file(path)
+    state, _ = load_sealed(path, must=False)
     model.load_state_dict({name: state[name] for name in state if not name.startswith((MOMENTUM, DYNAMICS))})
     for name, parameter in model.named_parameters():
         if (momentum := state.get(MOMENTUM + name)) is not None:
@@ -292,13 +300,13 @@ def _save_state(
         buffer = optimizer.state[parameter].get("momentum_buffer")
         if buffer is not None:
             tensors[MOMENTUM + name] = buffer.detach().cpu().contiguous()
-    durable.write_bytes(path, save(tensors, metadata={"history": json.dumps(history)}))
+    save_sealed(path, tensors, {"history": json.dumps(history)})
 
 
 def save_member(path: Path, model: nn.Module, plan: Plan, *, seed: int, epoch: int) -> None:
     """Writes a member: its weights, and in the header all that is needed to build it again."""
     about = {"spec": asdict(plan.spec), "seed": seed, "epoch": epoch, "mean": plan.mean, "std": plan.std}
-    durable.write_bytes(path, save(dict(_plain(model)), metadata={"curate": json.dumps(about, sort_keys=True)}))
+    save_sealed(path, dict(_plain(model)), {"curate": json.dumps(about, sort_keys=True)})
 
 
 def _plain(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -61,11 +61,19 @@ def seconds_spent(log: Path, *, without: str = "") -> float:
     spans: dict[int, tuple[float, float]] = {}
     try:
         for line in log.read_text().splitlines():
-            event = json.loads(line)
-            if event["event"] == without:
+            event = _parsed(line)
+            if event is None or event["event"] == without:
                 continue
             first, _ = spans.get(event["process"], (event["time"], 0.0))
             spans[event["process"]] = (first, event["time"])
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{log}: cannot be read ({error}).", hint="Its run's cost is not known.") from error
-    return sum(last - first for first, last in spans.values())
+    return sum(max(0.0, last - first) for first, last in spans.values())  # a clock may go back
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """Returns an event; None for a line that a kill cut off."""
+    try:
+        return dict(json.loads(line))
+    except ValueError:
+        return None

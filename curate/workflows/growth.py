@@ -34,6 +34,7 @@ from curate.scores import (
     SUMMARY,
     VOTES,
     BadSample,
+    check_counts,
     read_columns,
     table_path,
     write_bad,
@@ -86,6 +87,7 @@ def grow(request: Request, progress: Progress | None = None) -> dict[str, Any]:
         bad = scan_bad + undecodable(run)
         check_bad(len(bad), run)
         write_bad(request.out / BAD, bad)
+        check_counts(request.out, run.pool)
         summary = _summary(run, base, bad, _growth(run, base, new, bad, checked))
         write_record(request.out / SUMMARY, summary)
         run.log(event="done", seconds=round(time.monotonic() - started, 1))

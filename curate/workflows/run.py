@@ -9,12 +9,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pydantic import ValidationError
 
-from curate.errors import RunError, UsageError
+from curate import durable
+from curate.errors import DivergedError, RunError, UsageError
 from curate.manifest.lines import manifest_digest
 from curate.pool.index import Answers, Pool, build_index
 from curate.pool.labels import LabelSource
@@ -26,7 +27,7 @@ from curate.workflows.base_run import open_base_run
 from curate.workflows.given import Given, check_given, open_given
 from curate.workflows.setting import Setting, plan_for, settle
 
-LOG = "log.jsonl"
+LOG, DIVERGED = "log.jsonl", "diverged.json"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,30 @@ class Run:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds of the training runs."""
+        """The seeds of the training runs, but for those that diverged."""
+        return [seed for seed in self._all_seeds if not (self.folder(seed) / DIVERGED).exists()]
+
+    @property
+    def diverged(self) -> list[dict[str, Any]]:
+        """The seeds that are left out, with reasons."""
+        paths = (self.folder(seed) / DIVERGED for seed in self._all_seeds)
+        return [json.loads(path.read_bytes()) for path in paths if path.exists()]
+
+    def exclude(self, seed: int, error: DivergedError) -> None:
+        """Leaves out a seed from now on, also when the run is gone on with.
+
+        Raises:
+            DivergedError: no other is left.
+        """
+        if self.seeds == [seed]:
+            raise error
+        self.folder(seed).mkdir(parents=True, exist_ok=True)
+        durable.write_json(self.folder(seed) / DIVERGED, {"seed": seed, "reason": error.message})
+        self.log(event="diverged", seed=seed)
+        self.progress.note(f"Seed {seed} is left out. {error.message}")
+
+    @property
+    def _all_seeds(self) -> list[int]:
         if self.given:
             return sorted({member.seed for member in self.given.members})
         first = self.request.recipe.train.seed
@@ -90,8 +114,14 @@ class Run:
     def log(self, **event: Any) -> None:
         """Appends what was done, with the time and the process: what ran again after a kill shows here."""
         line = json.dumps({"time": round(time.time(), 3), "process": os.getpid(), **event})
-        with (self.request.out / LOG).open("a") as file:
-            file.write(line + "\n")
+        with (self.request.out / LOG).open("ab+") as file:
+            is_torn = file.tell() > 0 and _last_byte(file) != b"\n"  # by a kill in the middle of a line
+            file.write(b"\n" * is_torn + line.encode() + b"\n")
+
+
+def _last_byte(file: BinaryIO) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
 
 
 def open_run(request: Request, progress: Progress) -> Run:

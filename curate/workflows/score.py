@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,16 +18,36 @@ from curate.acquisition import ACQUISITIONS
 from curate.acquisition.columns import dynamics_columns, ensemble_columns
 from curate.acquisition.difficulty import forgetting, never_learned
 from curate.acquisition.dynamics import Dynamics
-from curate.errors import TooMuchBadDataError
+from curate.errors import DivergedError, TooMuchBadDataError
 from curate.pool.index import bad_samples
 from curate.progress import Progress, Silent
 from curate.proxy.members import Member, Members
 from curate.proxy.models import check_fits
 from curate.proxy.pixels import Pixels, with_labels_of
 from curate.proxy.predict import Predicted, measured, predict
-from curate.proxy.training import dynamics_of, history_of, is_trained, member_path, settled_members, train_member
+from curate.proxy.training import (
+    check_state,
+    dynamics_of,
+    history_of,
+    is_trained,
+    member_path,
+    settled_members,
+    train_member,
+)
 from curate.samples import IdentityArray
-from curate.scores import BAD, SUMMARY, BadSample, table_path, write_bad, write_record, write_scores, write_votes
+from curate.scores import (
+    BAD,
+    SUMMARY,
+    TABLES,
+    VOTES,
+    BadSample,
+    check_counts,
+    table_path,
+    write_bad,
+    write_record,
+    write_scores,
+    write_votes,
+)
 from curate.workflows.consensus import vote_column
 from curate.workflows.embed import embed
 from curate.workflows.held_out import HeldOut, other_shards, split, validation
@@ -61,8 +82,7 @@ def score(request: Request, progress: Progress | None = None, *, pixels: Pixels 
         bad = [BadSample(*sample) for sample in bad_samples(run.pool)]
         check_bad(len(bad) + len(pixels.bad), run)
         trained, val = (0, None) if run.given else _train_all(run, pixels)
-        members = Members(run.plan, _members(run))
-        score_shards(run, pixels, members, _nothing_learned if run.given else learned_of)
+        members = _score_all(run, pixels, _nothing_learned if run.given else learned_of)
         if request.embeddings:
             # The last member of the first seed: the end of one whole training.
             last = [member for member in members.members if member.seed == run.seeds[0]][-1]
@@ -70,6 +90,7 @@ def score(request: Request, progress: Progress | None = None, *, pixels: Pixels 
         bad += undecodable(run)
         check_bad(len(bad), run)
         write_bad(request.out / BAD, bad)
+        check_counts(request.out, run.pool)
         summary = _summary(run, members, bad, val, trained=trained)
         write_record(request.out / SUMMARY, summary)
         run.log(event="done", seconds=round(time.monotonic() - started, 1))
@@ -89,13 +110,30 @@ def _train_all(run: Run, pixels: Pixels) -> tuple[int, HeldOut | None]:
     """Trains every seed; returns how many samples were trained on, and what was held out."""
     train_K, val = split(run, pixels)
     for seed in run.seeds:
-        _train(run, pixels, train_K, val, seed)
+        try:
+            _train(run, pixels, train_K, val, seed)
+        except DivergedError as error:
+            run.exclude(seed, error)
     return len(train_K), val
+
+
+def _score_all(run: Run, pixels: Pixels, learned: Learned) -> Members:
+    """Scores every shard with the members whose predictions are finite; returns them."""
+    while True:
+        members = Members(run.plan, _members(run))
+        try:
+            score_shards(run, pixels, members, learned)
+            return members
+        except DivergedError as error:
+            for name in (TABLES, VOTES):  # it has voted in them; before the marker, so that a kill forgets none
+                shutil.rmtree(run.request.out / name, ignore_errors=True)
+            run.exclude(error.seed, error)
 
 
 def _train(run: Run, pixels: Pixels, rows_K: NDArray[np.int64], val: HeldOut | None, seed: int) -> None:
     epochs = run.plan.train.epochs
     if is_trained(run.folder(seed), run.plan.train):
+        check_state(run.folder(seed))
         return
     run.progress.stage(f"train seed {seed}", epochs * len(rows_K), run.setting.unit)
     dynamics = Dynamics(len(pixels.rows), early_epochs=run.request.recipe.score.early_epochs)
@@ -139,7 +177,7 @@ def _trace(run: Run, pixels: Pixels, model: nn.Module, dynamics: Dynamics, name:
 
 def _members(run: Run) -> list[Member]:
     if run.given:
-        return list(run.given.members)
+        return [member for member in run.given.members if member.seed in run.seeds]
     return [
         Member(seed, epoch, member_path(run.folder(seed), epoch))
         for seed in run.seeds
@@ -277,4 +315,5 @@ def _summary(
         "seed_epochs": epochs,
         "members": records,
         "ensemble": ensemble,
+        **({"diverged": run.diverged} if run.diverged else {}),
     }

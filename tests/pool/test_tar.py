@@ -137,3 +137,48 @@ def test_a_header_that_claims_more_than_there_is_is_refused_without_memory(tmp_p
 )  # fmt: skip
 def test_keys_follow_webdatasets_rule(name: str, parts: tuple[str, str] | None) -> None:
     assert split_key(name) == parts
+
+
+def with_field(block: bytes, first: int, end: int, value: bytes) -> bytes:
+    """Returns a header with another field, its sum right."""
+    changed = bytearray(block)
+    changed[first:end] = value.ljust(end - first, b"\0")
+    changed[148:156] = b" " * 8
+    changed[148:156] = f"{sum(changed):06o}\0 ".encode()
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(("first", "end"), [(100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345)])
+def test_a_header_that_tarfile_takes_for_the_end_is_refused(tmp_path: Path, first: int, end: int) -> None:
+    """Its readers would silently see the samples before it alone."""
+    path = tmp_path / "x.tar"
+    write_tar(path, [("a.jpg", b"1"), ("b.jpg", b"2"), ("c.jpg", b"3")])
+    data = path.read_bytes()
+    path.write_bytes(data[:1024] + with_field(data[1024:1536], first, end, b"9x") + data[1536:])
+    with tarfile.open(path) as tar:
+        assert tar.getnames() == ["a.jpg"]
+    with pytest.raises(ShardError, match="a header at byte 1024 with a number that is none"):
+        read(path)
+
+
+@pytest.mark.parametrize("size", [b"-1", b"+3", b"0o3", b"1_0"])
+def test_a_size_that_is_no_octal_number_is_refused(tmp_path: Path, size: bytes) -> None:
+    path = tmp_path / "x.tar"
+    write_tar(path, [("a.jpg", b"123")])
+    data = path.read_bytes()
+    path.write_bytes(with_field(data[:512], 124, 136, size) + data[512:])
+    with pytest.raises(ShardError, match="a size that is no number"):
+        read(path)
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_two_names_for_one_entry_are_refused(tmp_path: Path, tar_format: int) -> None:
+    """The first to some readers, the last to others: a sample would be another one."""
+    names = ["a" * 120 + ".jpg", "b" * 120 + ".jpg"]
+    for place, name in enumerate(names):
+        write_tar(tmp_path / f"{place}.tar", [(name, b"1")], tar_format=tar_format)
+    first, second = ((tmp_path / f"{place}.tar").read_bytes() for place in (0, 1))
+    path = tmp_path / "x.tar"
+    path.write_bytes(first[:1024] + second)
+    with pytest.raises(ShardError, match="two names for the entry at byte 0"):
+        read(path)
