@@ -20,7 +20,7 @@ from curate.errors import CurateError, TimeUpError, UsageError
 
 INTERRUPTED = 130
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-SHARD_OPTIONS = ("--test", "--val")
+SHARD_OPTIONS = ("--test", "--val", "--shards")
 # typer carries its own copy of click or uses the installed one, by version; this is the one it raises.
 ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 

@@ -40,8 +40,17 @@ def evaluate(
         str, typer.Option("--curve", help="Prune one run to these fractions, and evaluate them all.", metavar="F,F,…")
     ] = "",
     fn: Annotated[
-        list[str] | None, typer.Option("--fn", help="Of --curve: an acquisition function; may be given again.")
+        list[str] | None,
+        typer.Option("--fn", help="Of --curve and --proxy-recipe: a function; may be given again."),
     ] = None,
+    proxy_recipe: Annotated[
+        Path | None,
+        typer.Option("--proxy-recipe", help="Each seed trains a proxy by it and selects anew.", metavar="FILE"),
+    ] = None,
+    shards: Annotated[
+        list[str] | None, typer.Option("--shards", help="Of --proxy-recipe: the pool.", metavar="SHARDS...")
+    ] = None,
+    keep: Annotated[str, typer.Option("--keep", help="Of --proxy-recipe: how much is kept.", metavar="F,F,…")] = "",
     test: Annotated[
         list[str] | None, typer.Option("--test", help="Shards that accuracy is measured on.", metavar="SHARDS...")
     ] = None,
@@ -93,12 +102,13 @@ def evaluate(
     )
     from curate.workflows import evaluate as work
 
+    anew = _anew(proxy_recipe, shards, fn, keep, curve)
     if curve:
         manifests, scores = _keep_lists(manifests, curve, fn, scores, out)
     request = work.Request(
         manifests or (), test or (), out, loaded, target or (), seeds=seeds, members=target_members, equal=equal,
         scheme=scheme, scores=scores or (), labels=source, root=root, device=device, skip_faults=skips(on_bad_shard),
-        val=val or (),
+        val=val or (), anew=anew,
     )  # fmt: skip
     with console.progress(quiet=as_json) as listener:
         result = work.planned(request) if dry_run else work.evaluate(request, within_time(listener, max_time))
@@ -109,6 +119,20 @@ def evaluate(
     show_evaluation(result["rows"], markdown=markdown)
     console.note(f"Results of {result['runs']} runs: {out}/runs; the table: {out}/table.md")
     return None
+
+
+def _anew(proxy_recipe: Path | None, shards: list[str] | None, fn: list[str] | None, keep: str, curve: str) -> Any:
+    """Returns how each seed selects; None where manifests are given."""
+    if proxy_recipe is None:
+        if shards or keep:
+            raise UsageError("--shards and --keep are of --proxy-recipe.", hint="Give it, or leave them out.")
+        return None
+    if curve:
+        raise UsageError("--curve prunes one run; --proxy-recipe makes its own.", hint="Use --keep 0.3,0.5.")
+    from curate.recipe import load_recipe
+    from curate.workflows.anew import Anew
+
+    return Anew(load_recipe(proxy_recipe), shards or (), fn or (), [word for word in keep.split(",") if word])
 
 
 def _keep_lists(

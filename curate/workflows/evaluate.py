@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from curate.proxy.pixels import Pixels
 from curate.proxy.predict import measured
 from curate.proxy.training import Plan, history_of, member_path, settled_members, train_member
 from curate.recipe import Recipe, Train
+from curate.workflows.anew import Anew, arms_anew, scores_of
 from curate.workflows.arms import ALL, Arm, arms_of
 from curate.workflows.cost import TRAIN_PASSES, cost_of
 from curate.workflows.held_out import HeldOut, RowArray, Validate, other_shards, split, validation
@@ -59,6 +60,7 @@ class Request:
         scores: folders of the runs that scored the manifests, for what selection cost.
         root: where the pool lies, if it moved.
         val: what is held out of every training, and steers it where the recipe asks for that: as in `score`.
+        anew: how each seed trains a proxy and selects, in place of manifests.
     """
 
     manifests: Sequence[Path]
@@ -76,6 +78,7 @@ class Request:
     device: str = "auto"
     skip_faults: bool = False
     val: Sequence[str] = ()
+    anew: Anew | None = None
 
 
 @dataclass(frozen=True)
@@ -116,19 +119,27 @@ def evaluate(request: Request, progress: Progress | None = None) -> dict[str, An
             check_fits(plan.spec)
         pixels = open_pixels(run.pool, run.setting, recipe, request.out / "pixels", progress)
         labelled_K, val = split(run, pixels)
-        arms = arms_of(request.manifests, run.pool, pixels.rows, labelled_K)
         test = other_shards(run, "test")
         _check_record(request, run, test)
         _check_reading(run, targets)
-        cells = list(_cells(request, arms, targets))
-        missing = [cell for cell in cells if not cell.path(request.out).exists()]
-        progress.stage("train targets", len(missing), "runs")
-        for done, cell in enumerate(missing):
-            progress.at(done, f"{cell.target} on {cell.arm.name}, seed {cell.number}")
-            plan = plans[cell.target]
-            validate = validation(run, val, plan)
-            _run_cell(request, cell, plan, pixels, test, arms[-1].samples, progress, validate)
-        progress.at(len(missing), "")
+        cells = list[Cell]()
+        numbers = range(request.seeds)
+        for part in [[number] for number in numbers] if request.anew else [numbers]:
+            if request.anew:
+                own = replace(request, scores=[scores_of(request.out, part[0])])
+                arms = arms_anew(request.anew, run.request, run, pixels, labelled_K, part[0], progress)
+            else:
+                own, arms = request, arms_of(request.manifests, run.pool, pixels.rows, labelled_K)
+            fresh = list(_cells(own, arms, targets, part))
+            missing = [cell for cell in fresh if not cell.path(request.out).exists()]
+            progress.stage("train targets", len(missing), "runs")
+            for done, cell in enumerate(missing):
+                progress.at(done, f"{cell.target} on {cell.arm.name}, seed {cell.number}")
+                plan = plans[cell.target]
+                validate = validation(run, val, plan)
+                _run_cell(own, cell, plan, pixels, test, len(labelled_K), progress, validate)
+            progress.at(len(missing), "")
+            cells += fresh
         return _tables(request, cells)
 
 
@@ -148,23 +159,32 @@ def _of_target(recipe: Recipe) -> Recipe:
 
 
 def _run_request(request: Request, recipe: Recipe) -> RunRequest:
-    if not request.manifests:
+    if request.anew and request.manifests:
+        raise UsageError("--proxy-recipe selects by itself: it takes no manifests.", hint="Leave them out.")
+    if request.anew:
+        request.anew.check()
+    elif not request.manifests:
         raise UsageError("No manifest to evaluate.", hint="Such as: curate evaluate manifests/margin-0.5 --test SHARDS")
     if not request.test:
         raise UsageError("Accuracy is measured on --test SHARDS.", hint="Name labelled shards beside the pool.")
-    folder = request.manifests[0]
-    root = request.root or read_root(folder)
-    shards = [str(root / line.name) for line in read_lines(folder)]
+    shards = request.anew.shards if request.anew else _shards_of(request)
     return RunRequest(
         shards, request.out, recipe, request.labels, val=request.val, test=request.test, device=request.device,
         skip_faults=request.skip_faults,
     )  # fmt: skip
 
 
+def _shards_of(request: Request) -> list[str]:
+    folder = request.manifests[0]
+    root = request.root or read_root(folder)
+    return [str(root / line.name) for line in read_lines(folder)]
+
+
 def _check_record(request: Request, run: Run, test: HeldOut) -> None:
     """Results that mean different things never share a folder."""
     fresh = {
         "test": test.fingerprint, "equal": request.equal, "members": request.members, "scheme": request.scheme,
+        "anew": request.anew.recipe.digest if request.anew else "",
     }  # fmt: skip
     path = request.out / RECORD
     if not path.exists():
@@ -172,9 +192,9 @@ def _check_record(request: Request, run: Run, test: HeldOut) -> None:
     known = json.loads(path.read_bytes())
     for name, what in (
         ("test", "another test set"), ("equal", "another --equal"), ("members", "other members"),
-        ("scheme", "another --scheme"),
+        ("scheme", "another --scheme"), ("anew", "another --proxy-recipe"),
     ):  # fmt: skip
-        if known.get(name, SCRATCH) != fresh[name]:
+        if known.get(name, SCRATCH if name == "scheme" else "") != fresh[name]:
             raise RunError(f"{request.out} holds results of {what}.", hint="Choose another --out.")
     run.log(event="start", setting=run.setting.record())
 
@@ -194,11 +214,11 @@ def _check_reading(run: Run, targets: Sequence[str]) -> None:
         )
 
 
-def _cells(request: Request, arms: Sequence[Arm], targets: Sequence[str]) -> Iterator[Cell]:
+def _cells(request: Request, arms: Sequence[Arm], targets: Sequence[str], numbers: Iterable[int]) -> Iterator[Cell]:
     """Seed by seed, so that every finished seed is a whole row of the table; first what others start from."""
     if request.scheme == PRETRAIN:
         arms = sorted(arms, key=lambda arm: arm.kind != ALL)
-    for number in range(request.seeds):
+    for number in numbers:
         for target in targets:
             for arm in arms:
                 yield Cell(target, arm, number)
@@ -257,7 +277,7 @@ def _run_cell(
         "target": cell.target, "arm": cell.arm.name, "kind": cell.arm.kind, "label": cell.arm.label,
         "digest": cell.arm.digest, "samples": len(rows_K), "pool_samples": whole, "seed": cell.number,
         "members": request.members, "equal": request.equal, "scheme": request.scheme,
-        "epochs": mean_epochs, "steps": steps,
+        "anew": request.anew is not None, "epochs": mean_epochs, "steps": steps,
         "accuracy": accuracy.together, "each": accuracy.each, "per_class": accuracy.per_class,
         "seconds": round(sum(_seconds(work / str(member)) for member in range(request.members)), 1),
         "flops": TRAIN_PASSES * forward_flops(plan.spec) * len(rows_K) * epochs,

@@ -78,7 +78,7 @@ def _row(target: str, arm: str, cells: dict[tuple[str, str], dict[int, Run]]) ->
     return {
         "target": target, "arm": arm, "label": first["label"], "kind": first["kind"], "samples": first["samples"],
         "share": first["samples"] / first["pool_samples"], "n": len(runs), "equal": first["equal"],
-        "scheme": first.get("scheme", "scratch"),
+        "scheme": first.get("scheme", "scratch"), "anew": first.get("anew", False),
         "epochs": first["epochs"], "steps": first["steps"], "members": first["members"],
         "accuracy": mean, "spread": spread,
         "worst_class": sum(min(run["per_class"]) for run in runs.values()) / len(runs),
@@ -113,7 +113,7 @@ def _costs(runs: dict[int, Run], seconds: float, whole: dict[int, Run]) -> dict[
 
 COLUMNS = (
     "trained on", "samples", "n", "accuracy", "worst class", "over random", "over all", "selection s", "target s",
-    "speed-up",
+    "speed-up", "selection, % of all",
 )  # fmt: skip
 
 
@@ -127,6 +127,7 @@ def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
         f"{100 * row['worst_class']:.1f}", _points(row["gain"]), _points(row["loss"]),
         f"{row['selection']['seconds']:,.0f}" if row["selection"] else "",
         f"{row['seconds']:,.0f}", f"{row['speed_up']:.2f}" if row["speed_up"] else "",
+        f"{100 * row['selection_share']:.1f}" if row["selection_share"] else "",
     )  # fmt: skip
 
 
@@ -162,7 +163,13 @@ def title(target: str, rows: Sequence[dict[str, Any]]) -> str:
     votes = f", {run['members']} of them voting" if run["members"] > 1 else ""
     if run["scheme"] == "pretrain":
         votes += ", fine-tuned from the model of all the data (whose time counts)"
+    drawn = (
+        "each seed trains its own proxy, selects by it and trains its own targets"
+        if run["anew"]
+        else "the selections are given, each seed trains its own targets"
+    )
     return (
         f"Target {target}{votes}, equal {run['equal']}: accuracy in % on the test set after the last epoch, mean ± std "
-        "over n seeds; differences in points, paired by seed, ± half of their 95 % interval."
+        f"over n seeds ({drawn}); differences in points, paired by seed, ± half of their 95 % interval; selection in % "
+        "of the arithmetic of one target trained on all."
     )

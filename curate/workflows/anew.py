@@ -1,0 +1,103 @@
+"""Proxy and selection anew for each seed of `evaluate`: what its table then says is of the method, not of one manifest.
+
+Source: Coleman et al. 2020, section 3: means over runs, each with a proxy of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from curate.acquisition import acquisition
+from curate.errors import UsageError
+from curate.progress import Progress
+from curate.proxy.pixels import Pixels
+from curate.recipe import Recipe
+from curate.selection.budget import parse_keep
+from curate.workflows import prune as pruning
+from curate.workflows.arms import Arm, arms_of
+from curate.workflows.cover import K_CENTERS
+from curate.workflows.held_out import RowArray
+from curate.workflows.run import Request as RunRequest
+from curate.workflows.run import Run
+from curate.workflows.score import score
+
+ANEW = "anew"
+
+
+@dataclass(frozen=True)
+class Anew:
+    """How each seed selects.
+
+    Attributes:
+        recipe: of its proxy.
+        shards: what names the pool.
+        fns: acquisition functions, or k_centers.
+        keeps: as `--keep` takes them; every function selects each. Further functions and sizes may join later.
+    """
+
+    recipe: Recipe
+    shards: Sequence[str]
+    fns: Sequence[str]
+    keeps: Sequence[str]
+
+    def check(self) -> None:
+        """Refuses what could only fail after a proxy was trained.
+
+        Raises:
+            UsageError: no shards, functions or sizes; an unknown function, or too few members for one.
+        """
+        if not (self.shards and self.fns and self.keeps):
+            raise UsageError("--proxy-recipe selects by itself: it needs --shards, --fn and --keep.")
+        members = self.recipe.train.seeds * self.recipe.train.checkpoints
+        for fn in self.fns:
+            needed = 1 if fn == K_CENTERS else acquisition(fn, [K_CENTERS]).members
+            if members < needed:
+                raise UsageError(f"'{fn}' needs {needed} members.", hint="Raise train.seeds in the proxy's recipe.")
+        for keep in self.keeps:
+            parse_keep(keep)
+
+    def of_seed(self, number: int) -> Recipe:
+        """Returns the recipe whose proxies share no seed with those of another number."""
+        train = self.recipe.train
+        return self.recipe.model_copy(
+            update={"train": train.model_copy(update={"seed": train.seed + number * train.seeds})}
+        )
+
+
+def scores_of(out: Path, number: int) -> Path:
+    """Returns where the scores of a seed lie."""
+    return out / ANEW / f"{number:03d}" / "scores"
+
+
+def arms_anew(
+    anew: Anew, request: RunRequest, run: Run, pixels: Pixels, labelled_K: RowArray, number: int, progress: Progress
+) -> list[Arm]:
+    """Trains a seed's proxy, selects by it, and returns the arms; what is there already is not done again.
+
+    Args:
+        anew: how.
+        request: of the targets' run: device, labels and held-out samples are the same.
+        run, pixels, labelled_K: the targets' run, its pixels, and the rows that may be trained on.
+        number: of the seed.
+        progress: who listens.
+    """
+    recipe, scores = anew.of_seed(number), scores_of(request.out, number)
+    shared = pixels if (recipe.pixels, recipe.text) == (request.recipe.pixels, request.recipe.text) else None
+    scoring = replace(
+        request, shards=anew.shards, out=scores, recipe=recipe, test=(), embeddings=K_CENTERS in anew.fns
+    )  # fmt: skip
+    progress.note(f"Seed {number}: a proxy and its selection.")
+    score(scoring, progress, pixels=shared if run.setting.reads == "images" else None)
+    torch.set_num_threads(run.setting.threads)  # the proxy's recipe may have asked for others
+    folders = [scores.parent / f"{fn}-{keep}" for fn in anew.fns for keep in anew.keeps]
+    for folder in folders:
+        fn, _, keep = folder.name.rpartition("-")
+        pruning.prune(pruning.Request(scores, fn, keep, folder, seed=number))
+    arms = arms_of(folders, run.pool, pixels.rows, labelled_K)
+    # The same name for every seed: they are one row of the table.
+    names = iter(folder.name for folder in folders)
+    return [replace(arm, name=next(names)) if arm.kind == "manifest" else arm for arm in arms]

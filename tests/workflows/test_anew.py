@@ -1,0 +1,82 @@
+"""`curate evaluate --proxy-recipe`: each seed trains a proxy and selects; the table says so."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_evaluate import TARGET
+from test_score_and_prune import events
+
+from curate.cli import run
+from curate.manifest.lines import manifest_digest
+
+PROXY = """
+[proxy]
+name = "preact_resnet20"
+[augment]
+translate_px = 1
+[train]
+seeds = 1
+epochs = 2
+checkpoints = 1
+batch_size = 16
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "proxy.toml"
+    path.write_text(PROXY)
+    return path
+
+
+def test_each_seed_has_its_own_proxy_and_selection(
+    pool_folder: Path, toy_scores: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = tmp_path / "test"
+    test.mkdir()
+    (test / "test-0000.tar").write_bytes((pool_folder / "toy-0002.tar").read_bytes())
+    pool = [str(pool_folder / f"toy-000{n}.tar") for n in range(2)]
+    out = tmp_path / "evaluation"
+    words = ["evaluate", "--proxy-recipe", str(recipe), "--shards", *pool, "--fn", "entropy", "--keep", "0.5"]
+    words += ["--test", str(test), "--out", str(out), *TARGET, "--seeds", "2"]
+    capsys.readouterr()
+    assert run([*words, "--md"]) == 0
+    assert "each seed trains its own proxy, selects by it" in capsys.readouterr().out
+    folders = [out / "anew" / f"{number:03d}" for number in range(2)]
+    digests = [manifest_digest(folder / "entropy-0.5") for folder in folders]
+    assert digests[0] != digests[1]
+    recipes = [json.loads((folder / "scores" / "run.json").read_bytes())["recipe"]["train"] for folder in folders]
+    assert [train["seed"] for train in recipes] == [0, 1]
+    runs = [json.loads((out / f"runs/preact_resnet20/entropy-0.5/00{n}.json").read_bytes()) for n in range(2)]
+    assert [one["digest"] for one in runs] == digests
+    assert all(one["anew"] and one["selection"]["members"] == 1 for one in runs)
+    assert run([*words, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row["label"], row["n"]) for row in rows] == [("entropy 0.5", 2), ("random", 2), ("all the data", 2)]
+    # One proxy of all and a target of half: 2 epochs each, and one pass over the pool to score it.
+    assert rows[0]["selection_share"] == pytest.approx((3 * 2 + 1) / (3 * 2), rel=0.01)
+    assert all(len(events(folder / "scores", "epoch")) == 2 for folder in folders)
+    recipe.write_text(PROXY.replace("epochs = 2", "epochs = 3"))
+    assert run(words) == 1
+    assert "another --proxy-recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--fn", "entropy"], "needs --shards, --fn and --keep"),
+        (["--fn", "variation_ratio", "--keep", "0.5"], "needs 2 members"),
+        (["--fn", "k_centres", "--keep", "0.5"], "Did you mean 'k_centers'"),
+        (["--fn", "entropy", "--keep", "1.5"], "out of range"),
+        (["--fn", "entropy", "--curve", "0.3,0.5"], "prunes one run"),
+        (["somewhere", "--fn", "entropy", "--keep", "0.5"], "takes no manifests"),
+    ],
+)
+def test_what_could_only_fail_after_a_proxy_was_trained_is_refused(
+    pool_folder: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    given = ["--proxy-recipe", str(recipe), "--shards", str(pool_folder), "--test", str(pool_folder)]
+    assert run(["evaluate", *words, *given, "--out", str(tmp_path / "e"), *TARGET]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "e" / "index").exists()
