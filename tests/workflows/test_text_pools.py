@@ -27,7 +27,7 @@ def text_of(key: str, label: int, place: int) -> bytes:
     if key == "t0_03":
         return b"red fire " * 200_000  # one line, far longer than what is read
     draw = np.random.default_rng(place)
-    return MARKUP.encode() if key == "t1_00" else " ".join(draw.choice(WORDS[label], 6)).encode()
+    return MARKUP.encode() if key in ("t1_00", "t1_03") else " ".join(draw.choice(WORDS[label], 6)).encode()
 
 
 def write_texts(folder: Path, *, shards: int = 2, first: int = 0, as_json: bool = False) -> Path:
