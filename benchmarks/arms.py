@@ -20,7 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PEERS = "CURATE_PEERS"  # names a Python that has the peers which are no dependency of this project
-SECONDS = 600  # after which an arm counts as absent
+SECONDS = 180  # after which an arm counts as absent
 Run = Callable[[], None]
 
 

@@ -27,7 +27,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.arms import compare, report
+from benchmarks.arms import Absent, Arm, compare, peer, report
+from benchmarks.suite import LIMIT, OURS, Benchmark, Case, Setting, Target, compared
 
 KINDS = ("thin", "clustered", "isotropic")
 Array = NDArray[np.float32]
@@ -80,7 +81,14 @@ def by_activeml(x: Array, start: NDArray[np.int64], centers: int) -> list[int]:
     return [int(row) for row in CoreSet(random_state=0).query(x, label, batch_size=centers)]
 
 
-ARMS = {"curate": by_curate, "scipy": by_scipy, "scikit-activeml": by_activeml}
+def by_products(x: Array, start: NDArray[np.int64], centers: int) -> list[int]:
+    """One product with all embeddings a center, and nothing else."""
+    for row in range(centers):
+        x @ x[row]
+    return list(range(centers))
+
+
+ARMS = {"curate": by_curate, "scipy": by_scipy, "scikit-activeml": by_activeml, "limit": by_products}
 
 
 def timed(
@@ -131,6 +139,50 @@ def scaling(arguments: argparse.Namespace) -> None:
         ]
         value = float(np.median([result["value"] for result in results]))
         print(f"| {samples:,} | {value:.3f} | {1e6 * value / samples:.2f} |", flush=True)
+
+
+def bench(setting: Setting) -> list[Case]:
+    samples, dimensions = (2_000, 64) if setting.quick else (20_000, 512)
+    cases = []
+    for kind in KINDS:
+        words = [f"--kind={kind}", f"--samples={samples}", f"--dimensions={dimensions}", "--start=1"]
+        centers = 10 if setting.quick else 30
+        arms: dict[str, Arm | Absent] = {
+            name: peer(package, "k_centers", *words, f"--centers={centers}", "--arm", name)
+            for name, package in {OURS: "curate", "scipy": "scipy", "scikit-activeml": "skactiveml"}.items()
+        }
+        arms[LIMIT] = peer("numpy", "k_centers", *words, "--centers=3", "--arm", LIMIT)
+        targets = [Target("scipy", 15), Target("scikit-activeml", 15)]
+        case = compared(f"{samples:,} x {dimensions}, {kind}, {centers} centers", "ms a center", arms,
+                        repeats=setting.repeats, targets=targets,
+                        note="limit: one center's product with all embeddings, which reads them once")  # fmt: skip
+        orders = {name: arm.also["order"] for name, arm in case.measured.items() if name != LIMIT}
+        for name in [name for name, order in orders.items() if order != orders.get(OURS)]:
+            case.note += f"; {name} chose another order"
+        cases.append(case)
+    for package in ("apricot", "submodlib"):
+        cases[0].absent[package] = "facility location: the sum of similarities, not the largest distance"
+    cases.append(imagenet(setting))
+    return cases
+
+
+def imagenet(setting: Setting) -> Case:
+    """Returns a slice of ImageNet's size: what its first centers take, and what that comes to for 10 %."""
+    samples, centers = (10_000, 20) if setting.quick else (160_000, 400)
+    words = [f"--samples={samples}", "--dimensions=512", f"--centers={centers}", "--start=1", "--kind=clustered"]
+    case = compared(f"{samples:,} x 512, {centers} centers: a slice of 1.28M x 512", "ms a center",
+                    {OURS: peer("curate", "k_centers", *words, "--arm", OURS)},
+                    repeats=1 if setting.quick else 2, targets=[])  # fmt: skip
+    if OURS in case.measured:
+        hours = case.measured[OURS].median / 1e3 * 1.28e6 / samples * 128_000 / 3600
+        case.note = (
+            f"extrapolated, not measured: {hours:.1f} h for 128,000 centers of 1.28M, if a center takes time in "
+            "proportion to the samples and late centers as much as early ones, which pruning makes cheaper"
+        )
+    return case
+
+
+BENCHMARK = Benchmark(bench, "Greedy k-centers over made-up features, one start.")
 
 
 def main() -> None:

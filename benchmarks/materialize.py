@@ -1,30 +1,32 @@
-"""Seconds of `curate materialize` at keep 0.5, beside `cp` of everything and webdataset's own writer.
+"""Seconds of `curate materialize` at keep 0.5, beside `cp` of everything, GNU tar and webdataset's own writer.
 
 Run: python -m benchmarks.materialize [--shards 22] [--samples 1000] [--kib 50] [--folder DIR]
 
     materialize          without waiting for the disk        cp               all shards
     materialize + sync   as it is by default                 cp + sync        and `sync` of each
-    webdataset           WebDataset, select, TarWriter
+    webdataset           WebDataset, select, TarWriter   GNU tar          kept entries out, and into a new tar
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.arms import Arm, timed
+from benchmarks.page import table
+from benchmarks.suite import LIMIT, OURS, Benchmark, Case, Setting, Target, compared
 from curate.cli import run
+from curate.manifest.lines import read_lines
 from curate.pool.writer import write_shards
 
 WEBDATASET = """
@@ -58,18 +60,76 @@ def make_manifest(folder: Path, shards: int, samples: int, kib: int) -> None:
     assert run(["prune", *words, "--keep", "0.5", "--out", str(folder / "manifest")]) == 0
 
 
-def measured(command: list[str], out: Path, after: Callable[[], object] = lambda: None) -> tuple[float, float]:
-    """Returns (seconds, processor seconds) of a command that fills `out`, which is deleted before and after."""
+def by_tar(folder: Path) -> str:
+    """Returns the commands of GNU tar: the kept entries out of each shard, and into a new one."""
+    lists = folder / "lists"
+    lists.mkdir()
+    for line in read_lines(folder / "manifest"):
+        at, names = 0, []
+        first = int(line.name.removesuffix(".tar").rpartition("-")[2]) * line.samples
+        for skip, take in zip(line.runs[::2], line.runs[1::2], strict=True):
+            names += [f"{first + n:08d}.{kind}" for n in range(at + skip, at + skip + take) for kind in ("jpg", "cls")]
+            at += skip + take
+        (lists / line.name).write_text("\n".join(names) + "\n")
+    return (
+        f"mkdir {folder}/out; for s in {folder}/pool/*.tar; do n=$(basename $s); mkdir {folder}/loose; "
+        f"tar -xf $s -C {folder}/loose -T {lists}/$n && tar -cf {folder}/out/$n -C {folder}/loose -T {lists}/$n; "
+        f"rm -r {folder}/loose; done"
+    )
+
+
+def bench(setting: Setting) -> list[Case]:
+    shards, samples, kib = (2, 50, 50) if setting.quick else (20, 1000, 50)
+    return cases_of(setting.folder, shards, samples, kib, setting.repeats)
+
+
+def cases_of(folder: Path, shards: int, samples: int, kib: int, repeats: int) -> list[Case]:
+    """Returns what writing kept samples takes, and what reading them through the pipe does."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        make_manifest(folder, shards, samples, kib)
+    pool, manifest, out = folder / "pool", folder / "manifest", folder / "out"
+    ours = [sys.executable, "-m", "curate"]
+
+    def fresh() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        os.sync()
+
+    def arm(*command: object) -> Arm:
+        return timed(*command, before=fresh)
+
+    def sh(command: str) -> Arm:
+        return arm("sh", "-c", command)
+
+    size = f"{sum(path.stat().st_size for path in pool.iterdir()) / 1e9:.2f} GB in {shards} shards, keep 0.5"
+    webdataset = f"mkdir {out} && {sys.executable} -c '{WEBDATASET}' {pool} {out} {manifest}"
+    unsynced = {
+        OURS: arm(*ours, "materialize", manifest, out, "--no-sync"),
+        "GNU tar": sh(by_tar(folder)),
+        "webdataset": sh(webdataset),
+        LIMIT: arm("cp", "-r", pool, out),
+    }
+    synced = {
+        OURS: arm(*ours, "materialize", manifest, out),
+        LIMIT: sh(f"cp -r {pool} {out} && sync {out}/*"),
+    }
+    each = f"for s in {pool}/*.tar; do %s $s >/dev/null; done"
+    read = {
+        OURS: sh(each % f"{sys.executable} -m curate cat {manifest}"),
+        LIMIT: sh(each % "cat"),
+    }
+    note = "limit: `cp` of all shards"
+    cases = [
+        compared(f"{size}, unsynced", "s", unsynced, repeats=repeats, targets=[Target(LIMIT, 1 / 0.6)], note=note),
+        compared(f"{size}, synced", "s", synced, repeats=repeats, targets=[Target(LIMIT, 1 / 0.7)],
+                 note=note + ", then `sync` of each"),
+        compared(f"{size}, `curate cat` of each shard", "s", read, repeats=repeats, targets=[],
+                 note="limit: `cat` of all shards; a process for each shard in both"),
+    ]  # fmt: skip
     shutil.rmtree(out, ignore_errors=True)
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    after()
-    seconds = time.perf_counter() - started
-    if status:
-        raise SystemExit(f"{command} failed")
-    shutil.rmtree(out, ignore_errors=True)
-    return seconds, usage.ru_utime + usage.ru_stime
+    return cases
+
+
+BENCHMARK = Benchmark(bench, "The kept samples as new shards, and through the pipe.", needs_gib=5)
 
 
 def main() -> None:
@@ -81,42 +141,8 @@ def main() -> None:
     parser.add_argument("--folder", default=None)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="curate-bench-", dir=arguments.folder) as name:
-        folder, out = Path(name), Path(name) / "out"
-        make_manifest(folder, arguments.shards, arguments.samples, arguments.kib)
-        pool, manifest = str(folder / "pool"), str(folder / "manifest")
-        ours = [sys.executable, "-m", "curate", "materialize", manifest, str(out)]
-
-        def synced() -> None:
-            for path in out.iterdir():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-
-        peer = f"mkdir {out} && {sys.executable} -c '{WEBDATASET}' {pool} {out} {manifest}"
-        arms: dict[str, Callable[[], tuple[float, float]]] = {
-            "materialize": lambda: measured([*ours, "--no-sync"], out),
-            "cp": lambda: measured(["cp", "-r", pool, str(out)], out),
-            "materialize + sync": lambda: measured(ours, out),
-            "cp + sync": lambda: measured(["cp", "-r", pool, str(out)], out, synced),
-            "webdataset": lambda: measured(["sh", "-c", peer], out),
-        }
-        runs: dict[str, list[tuple[float, float]]] = {arm: [] for arm in arms}
-        for turn in range(arguments.repeats + 1):
-            for arm, measure in arms.items():
-                os.sync()
-                result = measure()
-                if turn:
-                    runs[arm].append(result)
-        seconds = {arm: statistics.median(s for s, _ in rows) for arm, rows in runs.items()}
-        busy = {arm: statistics.median(s for _, s in rows) for arm, rows in runs.items()}
-        size = sum(path.stat().st_size for path in (folder / "pool").iterdir())
-        print(f"{size / 1e9:.2f} GB in {arguments.shards} shards, keep 0.5, median of {arguments.repeats}")
-        print("| arm | seconds | lowest to highest | processor seconds |\n|---|---|---|---|")
-        for arm, rows in runs.items():
-            print(f"| {arm} | {seconds[arm]:.2f} | {min(rows)[0]:.2f} to {max(rows)[0]:.2f} | {busy[arm]:.2f} |")
-        pairs = ("materialize", "cp"), ("materialize + sync", "cp + sync"), ("webdataset", "materialize")
-        for one, other in pairs:
-            ratio, of_busy = seconds[one] / seconds[other], busy[one] / busy[other]
-            print(f"{one} / {other}: {ratio:.2f}; of processor seconds {of_busy:.2f}")
+        cases = cases_of(Path(name), arguments.shards, arguments.samples, arguments.kib, arguments.repeats)
+    print(table(cases))
 
 
 if __name__ == "__main__":

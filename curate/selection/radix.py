@@ -8,8 +8,9 @@ The result is that of `rank.take_first` over all parts joined.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +31,7 @@ CHUNK = 1 << 16  # samples whose keys are made at once: they stay in the process
 
 @dataclass(frozen=True)
 class Parts:
-    """A pool in parts.
+    """A pool in parts. Columns are called from another thread, one call at a time.
 
     Attributes:
         sizes: samples of each part.
@@ -161,17 +162,27 @@ class _Search:
 
     def _chunks(self, column: Column) -> Iterator[tuple[int, slice, Keys, bool, Bits]]:
         """Yields the part, the bytes, the keys, whether all are tied, and which; where at least one is."""
-        for part, size in enumerate(self._sizes):
-            if not self.tied[part].any():
-                continue
-            value_N = column(part)
-            for start in range(0, size, CHUNK):
+        for part, value_N in _read(column, [part for part, tied in enumerate(self.tied) if tied.any()]):
+            for start in range(0, len(value_N), CHUNK):
                 place = slice(start // 8, (start + CHUNK) // 8)
                 value_K, tied = value_N[start : start + CHUNK], self.tied[part][place]
                 number = int(np.bitwise_count(tied).sum())
                 if number:
                     _check(value_K, tied, part, start)
                     yield part, place, keys_of(value_K, self._order), number == len(value_K), tied
+
+
+def _read(column: Column, parts: Sequence[int]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yields parts with their values; each is read while the one before it is worked on."""
+    if len(parts) == 1:
+        yield parts[0], column(parts[0])
+        return
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(column, parts[0]) if parts else None
+        for part, following in zip_longest(parts, parts[1:]):
+            value_N = coming.result() if coming else column(part)
+            coming = None if following is None else ahead.submit(column, following)
+            yield part, value_N
 
 
 def check_order(order: str) -> None:
