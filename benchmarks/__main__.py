@@ -25,7 +25,11 @@ from typing import Any
 from benchmarks.page import missed, table
 from benchmarks.suite import Benchmark, Setting, case_of, machine
 
-NAMES = ("scan", "pixels", "epoch", "members", "select", "k_centers", "materialize", "whole", "growth")
+MODULES = {
+    "scan": "scan", "pixels": "pixels", "epoch": "training", "members": "scoring", "select": "select",
+    "k_centers": "k_centers", "materialize": "materialize", "whole": "whole", "growth": "growth",
+}  # fmt: skip
+NAMES = tuple(MODULES)
 
 
 def main() -> int:
@@ -59,7 +63,7 @@ def _kept(path: Path | None) -> dict[str, Any]:
 
 
 def _result(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    benchmark: Benchmark = import_module(f"benchmarks.{name}").BENCHMARK
+    benchmark: Benchmark = import_module(f"benchmarks.{MODULES[name]}").BENCHMARK
     where = arguments.folder or Path(tempfile.gettempdir())
     free = shutil.disk_usage(where).free / 2**30
     if free < benchmark.needs_gib:

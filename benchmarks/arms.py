@@ -151,7 +151,8 @@ def _run(arm: Arm) -> dict[str, Any] | Absent:
         taken = json.loads(report.read_text()) if report.exists() else {"code": process.returncode}
     if taken["code"] != 0:
         return Absent(f"failed with {taken['code']}: {(errors.strip().splitlines() or ['no message'])[-1][:200]}")
-    about = {"processor_seconds": round(taken["processor_seconds"], 3)}
+    said = (out.strip().splitlines() or [""])[-1]
+    about = {"peak_mib": taken["peak_mib"], "processor_seconds": round(taken["processor_seconds"], 3)}
     if arm.is_timed:
-        return {"value": taken["seconds"], "peak_mib": taken["peak_mib"], **about}
-    return {"peak_mib": taken["peak_mib"], **about, **json.loads(out.strip().splitlines()[-1])}
+        about["value"] = taken["seconds"]
+    return about | (json.loads(said) if said.startswith("{") else {})

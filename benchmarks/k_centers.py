@@ -81,7 +81,7 @@ def by_activeml(x: Array, start: NDArray[np.int64], centers: int) -> list[int]:
     return [int(row) for row in CoreSet(random_state=0).query(x, label, batch_size=centers)]
 
 
-def by_products(x: Array, start: NDArray[np.int64], centers: int) -> list[int]:
+def by_products(x: Array, _: NDArray[np.int64], centers: int) -> list[int]:
     """One product with all embeddings a center, and nothing else."""
     for row in range(centers):
         x @ x[row]

@@ -1,13 +1,15 @@
 """Seconds and peak memory of `curate prune` on synthetic scores.
 
-Run: python -m benchmarks.prune [SAMPLES]
+Run: python -m benchmarks.prune [SAMPLES] [--make RUN]
 
 The whole process is timed, start-up included, median of five after one warm-up. The limit beside it
-is reading the columns that prune needs from the same files, in one process, without selecting.
+is reading the columns that prune needs from the same files, in one process, without selecting. With --make
+the scores are written and nothing is measured.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -81,7 +83,14 @@ def measure(command: list[str]) -> tuple[float, float]:
 
 
 def main() -> None:
-    samples = int(sys.argv[1]) if len(sys.argv) > 1 else 1_300_000
+    parser = argparse.ArgumentParser()
+    parser.add_argument("samples", nargs="?", type=int, default=1_300_000)
+    parser.add_argument("--make", type=Path, metavar="RUN")
+    arguments = parser.parse_args()
+    samples = arguments.samples
+    if arguments.make:
+        make_scores(arguments.make, samples)
+        return
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "scores"
         make_scores(run, samples)

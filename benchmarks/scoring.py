@@ -9,19 +9,24 @@ Run: python -m benchmarks.scoring [SHARDS...] [--proxy preact_resnet20] [--size 
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 import torch
 
-from benchmarks.arms import compare, module, report
-from benchmarks.pools import opened, stored
+from benchmarks import suite
+from benchmarks.arms import Arm, compare, module, report, timed
+from benchmarks.pools import opened, stored, write_pool
+from benchmarks.suite import LIMIT, OURS, Benchmark, Case, Target, compared
 from benchmarks.training import plan_of
 from curate.progress import Silent
+from curate.proxy.members import Member, Members
 from curate.proxy.models import build_model
 from curate.proxy.pixels import StoredPixels
-from curate.proxy.predict import Voters
-from curate.proxy.training import Plan, autocast, normalised
+from curate.proxy.training import Plan, autocast, member_path, normalised, save_member
 from curate.recipe import Recipe
 from curate.workflows.run import Request, Run
 from curate.workflows.score import score_columns
@@ -30,7 +35,15 @@ from curate.workflows.setting import Setting
 MEMBERS, BATCH = 8, 256
 
 
-def score_all(run: Run, pixels: StoredPixels, members: Voters) -> int:
+def written(plan: Plan, folder: Path) -> Members:
+    """Returns members that are read from files, as a run's are."""
+    paths = [member_path(folder, seed) for seed in range(MEMBERS)]
+    for seed, path in enumerate(paths):
+        save_member(path, build_model(plan.spec, seed=seed), plan, seed=seed, epoch=1)
+    return Members(plan, [Member(seed, 1, path) for seed, path in enumerate(paths)])
+
+
+def score_all(run: Run, pixels: StoredPixels, members: Members) -> int:
     """Scores every shard as `curate score` does; returns the number of samples."""
     columns = score_columns(run, pixels, members, range(len(run.pool.scans)))
     return sum(len(own["ordinal"]) for _, own in columns)
@@ -42,6 +55,42 @@ def forward_all(plan: Plan, batches: list[torch.Tensor], members: list[tuple[int
         for inputs in batches:
             for _, model in members:
                 model(inputs)
+
+
+def bench(setting: suite.Setting) -> list[Case]:
+    images = 512 if setting.quick else 2048
+    arms = {
+        name: Arm(module("scoring", "--images", images, "--arm", arm))
+        for name, arm in {OURS: OURS, LIMIT: "bare"}.items()
+    }
+    case = compared(
+        f"scoring by {MEMBERS} preact_resnet20, 32 px", "images/s", arms, repeats=setting.repeats,
+        targets=[Target(LIMIT, 0.9)], note="limit: bare forward passes of the same networks on ready tensors",
+    )  # fmt: skip
+    seeds = Case("training 8 seeds of a ResNet-20 on one GPU", "s", targets=[Target("one seed", 1 / 3)])
+    seeds.absent = dict.fromkeys((OURS, "one seed"), "no GPU here")
+    if torch.cuda.is_available():
+        seeds = compared(seeds.name, "s", seeds_on_gpu(setting), repeats=setting.repeats, targets=seeds.targets)
+    return [case, seeds]
+
+
+def seeds_on_gpu(setting: suite.Setting) -> dict[str, Arm]:
+    """Returns the whole `curate score` of eight seeds and of one."""
+    shards = setting.folder / "shards"
+    write_pool(shards, 10_000, 32)
+    words = [sys.executable, "-m", "curate", "score", shards, "--proxy", "preact_resnet20", "--epochs", 4]
+    out = setting.folder / "scores"
+
+    def fresh() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+
+    return {
+        name: timed(*words, "--checkpoints", 1, "--seeds", seeds, "--out", out, "--device", "cuda", before=fresh)
+        for name, seeds in {OURS: 8, "one seed": 1}.items()
+    }
+
+
+BENCHMARK = Benchmark(bench, "Scoring by many members, and training many seeds.")
 
 
 def main() -> None:
@@ -60,20 +109,24 @@ def main() -> None:
         medians = compare(arms, repeats=arguments.repeats, unit="images/s")
         print(f"curate / bare: {medians['curate'] / medians['bare']:.2f}")
         return
-    with opened(arguments.shards, noise=arguments.images, size_px=arguments.size) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="curate-bench-") as folder,
+        opened(arguments.shards, noise=arguments.images, size_px=arguments.size) as pool,
+    ):
         plan, pixels = plan_of(arguments, pool.classes.num_classes), stored(pool, arguments.size)
-        members = [(seed, build_model(plan.spec, seed=seed).eval()) for seed in range(MEMBERS)]
+        members = written(plan, Path(folder))
         setting = Setting(arguments.size, 3, "memory", 2, plan.spec.stem, plan.is_bf16, torch.get_num_threads(), "cpu")
         run = Run(Request([], Path(), Recipe()), pool, setting, plan, Silent())
         batches = [
             normalised(pixels.take(pixels.rows.of_shard(0)[:BATCH]), plan) for _ in range(len(pixels.rows) // BATCH)
         ]
-        forward_all(plan, batches[:2], members)
+        networks = [(seed, build_model(plan.spec, seed=seed).eval()) for seed in range(MEMBERS)]
+        forward_all(plan, batches[:2], networks)
         started = time.perf_counter()
         if arguments.arm == "curate":
             images = score_all(run, pixels, members)
         else:
-            forward_all(plan, batches, members)
+            forward_all(plan, batches, networks)
             images = len(batches) * BATCH
         report(value=images / (time.perf_counter() - started), images=images, members=MEMBERS)
 

@@ -5,6 +5,8 @@ Run: python -m benchmarks.training [SHARDS...] [--proxy preact_resnet20] [--size
     curate   `train_member` over pixels in memory: bfloat16 where it pays, channels_last
     stream   the same over `--pixels stream`: every image decoded again, in worker processes
     plain    the same network, batch, order, augmentation and optimiser, float32, NCHW, pixels in memory
+    stock    a webdataset pipeline with PIL and torchvision's transforms, a DataLoader, float32, NCHW
+    limit    the same steps as curate's on batches that are tensors on the device already
 
 Each trains one epoch on the first steps x batch samples after a warm-up of three batches; `loss` is
 the mean over that epoch, which says whether the arms learn alike.
@@ -15,21 +17,26 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import webdataset
 from numpy.typing import NDArray
 from torch.nn import functional
+from torchvision import transforms
 
-from benchmarks.arms import compare, module, report
+from benchmarks.arms import Absent, Arm, compare, module, report
 from benchmarks.pools import opened, stored
+from benchmarks.suite import LIMIT, OURS, Benchmark, Case, Setting, Target, compared
 from curate.pool.index import Pool
 from curate.proxy.augment import augmented
 from curate.proxy.models import ModelSpec, build_model, stem_for
 from curate.proxy.pixels import Pixels, Shape
 from curate.proxy.streaming import StreamedPixels
-from curate.proxy.training import Plan, build_optimizer, has_fast_bf16, train_member
+from curate.proxy.training import Plan, autocast, build_optimizer, has_fast_bf16, normalised, train_member
 from curate.recipe import Augment, Train
 
 WARM_UP = 3
@@ -40,7 +47,8 @@ def plan_of(arguments: argparse.Namespace, classes: int) -> Plan:
     spec = ModelSpec(arguments.proxy, classes, 3, arguments.size, stem_for("auto", arguments.size), "")
     train = Train(epochs=1, checkpoints=1, seeds=1, batch_size=arguments.batch, schedule="constant", warmup_epochs=0)
     train = train.model_copy(update={"rate": arguments.rate})
-    return Plan(spec, train, Augment(), (0.5,) * 3, (0.25,) * 3, has_fast_bf16("cpu"), "cpu")
+    device = getattr(arguments, "device", "cpu")
+    return Plan(spec, train, Augment(), (0.5,) * 3, (0.25,) * 3, has_fast_bf16(device), device)
 
 
 def train_ours(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64]) -> float:
@@ -73,17 +81,106 @@ def train_plain(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64]) -> float:
     return total / seen
 
 
+def train_stock(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64]) -> float:
+    """The loop of both libraries' documentation, images decoded on the way; returns the mean loss."""
+    size = plan.spec.size_px
+    transform = transforms.Compose([
+        transforms.Resize(size), transforms.CenterCrop(size), transforms.RandomCrop(size, padding=size // 8),
+        transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(plan.mean, plan.std),
+    ])  # fmt: skip
+    dataset = (
+        webdataset.WebDataset([f"pipe:{cat_of(shard.path)}" for shard in pixels.rows.shards], shardshuffle=False)
+        .shuffle(1000).decode("pilrgb").to_tuple("jpg;jpeg;png", "cls").map_tuple(transform, int)
+        .batched(plan.train.batch_size)
+    )  # fmt: skip
+    model = build_model(plan.spec, seed=0).to(memory_format=torch.contiguous_format).to(plan.device)
+    optimizer = build_optimizer(model, plan.train)
+    total, seen = 0.0, 0
+    for inputs, labels in torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2):
+        loss = functional.cross_entropy(model(inputs.to(plan.device)), torch.as_tensor(labels).to(plan.device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total, seen = total + loss.item() * len(inputs), seen + len(inputs)
+        if seen >= len(rows_K):
+            break
+    return total / seen
+
+
+def cat_of(path: Path) -> str:
+    """Returns the command that prints a shard's tar."""
+    return f"{'zstd -dcq' if path.suffix == '.zst' else 'cat'} {path}"
+
+
+def limit_of(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64]) -> Callable[[], float]:
+    """Returns the training of one epoch whose batches are ready."""
+    draw = np.random.default_rng(0)
+    batches = [
+        (normalised(augmented(pixels_B, plan.augment, draw), plan),
+         torch.from_numpy(pixels.rows.label_N[rows_B]).long().to(plan.device))
+        for rows_B, pixels_B in pixels.epoch(rows_K, batch_size=plan.train.batch_size, seed=[0, 0])
+    ]  # fmt: skip
+    model = build_model(plan.spec, seed=0).to(plan.device).train()
+    optimizer = build_optimizer(model, plan.train)
+
+    def train() -> float:
+        total = 0.0
+        for inputs, label_B in batches:
+            with autocast(plan):
+                logits_BC = model(inputs).float()
+            loss = functional.cross_entropy(logits_BC, label_B)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(inputs)
+        return total / len(rows_K)
+
+    return train
+
+
+TRAINERS = {OURS: train_ours, "stream": train_ours, "plain": train_plain, "stock": train_stock}
+
+
+def bench(setting: Setting) -> list[Case]:
+    steps = 4 if setting.quick else 24
+    shards = sorted((setting.data / "cifar10").glob("train-*.tar.zst"))[:1] if setting.data else []
+    what = "CIFAR-10" if shards else "made-up images"
+    cases = []
+    for device in ("cpu", "cuda"):
+        words = [*shards, "--proxy", "preact_resnet20", "--size", 32, "--steps", steps, "--device", device]
+        names = (OURS, "stream", "stock", LIMIT)
+        arms: dict[str, Arm | Absent] = {name: Arm(module("training", *words, "--arm", name)) for name in names}
+        if device == "cuda" and not torch.cuda.is_available():
+            arms = dict.fromkeys(names, Absent("no GPU here"))
+        targets = [Target(LIMIT, 0.93), Target("stock", 3)] if device == "cpu" else [Target(LIMIT, 0.85)]
+        note = f"{what}, {steps} steps of 128; limit: the same steps on batches that are tensors already"
+        stored = compared(f"preact_resnet20, 32 px, {device}", "images/s", arms, repeats=setting.repeats,
+                          targets=targets, note=note)  # fmt: skip
+        streamed = Case(stored.name + ", streamed", stored.unit, dict(stored.measured), dict(stored.absent), targets)
+        for case in (stored, streamed):
+            for found in (case.measured, case.absent):
+                other = found.pop("stream", None)
+                if case is streamed and other is not None:
+                    found[OURS] = other  # type: ignore[assignment]
+        cases += [stored, streamed]
+    return cases
+
+
+BENCHMARK = Benchmark(bench, "A training epoch: pixels stored, and streamed.")
+
+
 def run_arm(arguments: argparse.Namespace, pool: Pool) -> None:
     """Measures one arm in this process."""
     plan = plan_of(arguments, pool.classes.num_classes)
     shape = Shape(arguments.size, 3)
     streamed = StreamedPixels(pool, shape, workers=2, shuffle_buffer=8192) if arguments.arm == "stream" else None
     pixels = streamed or stored(pool, arguments.size)
-    train = train_plain if arguments.arm == "plain" else train_ours
     rows_K = np.arange(min(len(pixels.rows), arguments.steps * arguments.batch))
-    train(plan, pixels, rows_K[: WARM_UP * arguments.batch])
+    prepare = limit_of if arguments.arm == LIMIT else partial(partial, TRAINERS[arguments.arm])
+    prepare(plan, pixels, rows_K[: WARM_UP * arguments.batch])()
+    train = prepare(plan, pixels, rows_K)
     started = time.perf_counter()
-    loss = train(plan, pixels, rows_K)
+    loss = train()
     report(value=len(rows_K) / (time.perf_counter() - started), loss=round(loss, 3), images=len(rows_K))
 
 
@@ -95,6 +192,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--rate", type=float, default=0.02)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--arms", default="curate,stream,plain")
     parser.add_argument("--arm", default="")
@@ -104,7 +202,9 @@ def main() -> None:
             run_arm(arguments, pool)
         return
     options = [
-        word for name in ("proxy", "size", "batch", "steps", "rate") for word in (f"--{name}", getattr(arguments, name))
+        word
+        for name in ("proxy", "size", "batch", "steps", "rate", "device")
+        for word in (f"--{name}", getattr(arguments, name))
     ]
     arms = {name: module("training", *arguments.shards, *options, "--arm", name) for name in arguments.arms.split(",")}
     medians = compare(arms, repeats=arguments.repeats, unit="images/s")
