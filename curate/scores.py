@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from curate import durable
 from curate.errors import RunError, ScoreError
 from curate.pool.index import Pool
+from curate.pool.scan import Scan
 from curate.tables import DAMAGE, damaged, open_table, read_table, write_table
 
 RUN, SUMMARY, BAD, TABLES, INDEX = "run.json", "summary.json", "bad.parquet", "tables", "index"
@@ -100,26 +101,43 @@ def read_columns(
     Raises:
         ScoreError: a table is missing or short, a column is missing, a score is null or not finite.
     """
+    ordinals, parts = [], []
+    for scan, size in zip(pool.scans, scored_sizes(run, pool, bad), strict=True):
+        table = _read_whole(run, scan, size, ["ordinal", *names]) if size else None
+        ordinals.append(np.array([], dtype=np.int64) if table is None else table["ordinal"].to_numpy())
+        parts += [] if table is None else [table]
+    whole = pa.concat_tables(parts)
+    return Columns(tuple(ordinals), {name: _plain(whole[name], name, null_is_nan) for name in names})
+
+
+def scored_sizes(run: Path, pool: Pool, bad: Sequence[BadSample]) -> list[int]:
+    """Returns how many scored samples each shard has.
+
+    Raises:
+        ScoreError: there is none at all.
+    """
     failed = {scan.name: 0 for scan in pool.scans}
     for sample in bad:
         failed[sample.shard] = failed.get(sample.shard, 0) + 1
-    ordinals, parts = [], []
-    for scan in pool.scans:
-        if failed[scan.name] == scan.samples:
-            ordinals.append(np.array([], dtype=np.int64))
-            continue
-        table = _read(run, scan.name, ["ordinal", *names])
-        if table.num_rows + failed[scan.name] != scan.samples:
-            raise ScoreError(
-                f"{scan.name}: {table.num_rows:,} scored and {failed[scan.name]:,} bad of {scan.samples:,} samples.",
-                hint="Run the same `curate score` command again: it goes on where it stopped.",
-            )
-        ordinals.append(table["ordinal"].to_numpy())
-        parts.append(table)
-    if not parts:
+    sizes = [scan.samples - failed[scan.name] for scan in pool.scans]
+    if not any(sizes):
         raise ScoreError("Every sample of the pool is bad.", hint=f"See {run / BAD}.")
-    whole = pa.concat_tables(parts)
-    return Columns(tuple(ordinals), {name: _plain(whole[name], name, null_is_nan) for name in names})
+    return sizes
+
+
+def read_column(run: Path, scan: Scan, size: int, name: str) -> NDArray[Any]:
+    """Returns one column of one shard's `size` scored samples, checked as `read_columns` does."""
+    return _plain(_read_whole(run, scan, size, [name])[name], name, null_is_nan=False)
+
+
+def _read_whole(run: Path, scan: Scan, size: int, names: Sequence[str]) -> pa.Table:
+    table = _read(run, scan.name, names)
+    if table.num_rows != size:
+        raise ScoreError(
+            f"{scan.name}: {table.num_rows:,} scored and {scan.samples - size:,} bad of {scan.samples:,} samples.",
+            hint="Run the same `curate score` command again: it goes on where it stopped.",
+        )
+    return table
 
 
 def check_counts(run: Path, pool: Pool) -> None:

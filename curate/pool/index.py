@@ -28,6 +28,7 @@ from curate.pool.tar import printable
 from curate.tables import read_metadata, read_table, write_table
 
 FORMAT = 1
+POOL = "pool.json"
 Answers = Mapping[tuple[str, str], str]
 
 
@@ -137,7 +138,7 @@ def build_index(
 
 def load_pool(folder: Path) -> Pool:
     """Returns the pool that a finished index describes."""
-    path = folder / "pool.json"
+    path = folder / POOL
     try:
         text = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -176,12 +177,12 @@ def _damaged_index(path: Path, how: object) -> RunError:
 
 def labels_of(folder: Path) -> tuple[str, str]:
     """Returns (kind, field) of where the labels of an index came from."""
-    kind, field = json.loads((folder / "pool.json").read_bytes())["labels"]
+    kind, field = json.loads((folder / POOL).read_bytes())["labels"]
     return kind, field
 
 
 def _check_same_pool(folder: Path, found: Sources, labels: LabelSource) -> None:
-    path = folder / "pool.json"
+    path = folder / POOL
     if not path.exists():
         return
     known, recorded = load_pool(folder), labels_of(folder)
@@ -280,7 +281,7 @@ def write_pool(pool: Pool, labels: LabelSource) -> None:
         "classes": {"kind": pool.classes.kind, "names": pool.classes.names, "counts": pool.classes.counts},
         "shards": [vars(scan) for scan in pool.scans],
     }
-    durable.write_json(pool.folder / "pool.json", text)
+    durable.write_json(pool.folder / POOL, text)
 
 
 def bad_samples(pool: Pool) -> Iterator[tuple[str, int, str, str]]:

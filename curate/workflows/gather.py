@@ -16,7 +16,7 @@ from curate.errors import ScoreError, UsageError
 from curate.foreign import read_foreign, unscored
 from curate.manifest.schema import Scored
 from curate.pool.index import Pool, load_pool
-from curate.samples import shuffled, uniform
+from curate.samples import IdentityArray, shuffled, uniform
 from curate.scores import BAD, INDEX, RUN, SUMMARY, BadSample, Columns, read_bad, read_columns, read_record
 from curate.selection.combine import Combine, combined
 
@@ -102,6 +102,43 @@ def _check(
 
 def _own(folder: Path, fn: str, one: int | None, *, never_learned: NeverLearned, seed: int, with_keys: bool) -> Scores:
     """Returns what `curate score` wrote, of all seeds together or of one."""
+    row, opened = acquisition(fn), open_run(folder, fn, one)
+    pool, bad = opened.pool, opened.bad
+    suffix = "" if one is None else f"@{one}"
+    asked = [] if fn == "random" else [fn, *([row.tie] if row.tie else [])]
+    asked += [NEVER] if never_learned == "last" else []
+    names = {name: name + suffix for name in asked}
+    keys = ["key"] if with_keys else []
+    columns = read_columns(folder, pool, ["identity", "label", *names.values(), *keys], bad=bad)
+    values = {name: columns.values[column] for name, column in names.items()}
+    score_N = random_order(columns.values["identity"], seed) if fn == "random" else values[fn]
+    if never_learned == "last":
+        score_N = never_learned_last(score_N, values[NEVER], opened.epochs)
+    return Scores(pool, columns, score_N, values.get(row.tie or ""), row.tie, bad, opened.scored)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run of `curate score` whose columns are not read yet.
+
+    Attributes:
+        epochs: of its training.
+        bad, scored: as in `Scores`.
+    """
+
+    pool: Pool
+    epochs: int
+    bad: Sequence[BadSample]
+    scored: Scored
+
+
+def open_run(folder: Path, fn: str, one: int | None = None) -> Opened:
+    """Returns what `curate score` wrote, if it has the members that a function needs; of all seeds or of one.
+
+    Raises:
+        UsageError: too few members.
+        ScoreError: the index is not that of the scores.
+    """
     row = acquisition(fn)
     summary = read_record(folder / SUMMARY)
     pool = load_pool(folder / INDEX)
@@ -114,24 +151,13 @@ def _own(folder: Path, fn: str, one: int | None, *, never_learned: NeverLearned,
             f"'{fn}' needs at least {row.members} members and {whose} {members}.",
             hint="Score with --seeds 2 or --checkpoints 2, or choose another function.",
         )
-    bad = read_bad(folder / BAD)
-    suffix = "" if one is None else f"@{one}"
-    asked = [] if fn == "random" else [fn, *([row.tie] if row.tie else [])]
-    asked += [NEVER] if never_learned == "last" else []
-    names = {name: name + suffix for name in asked}
-    keys = ["key"] if with_keys else []
-    columns = read_columns(folder, pool, ["identity", "label", *names.values(), *keys], bad=bad)
-    values = {name: columns.values[column] for name, column in names.items()}
-    score_N = _random(columns, seed) if fn == "random" else values[fn]
-    if never_learned == "last":
-        score_N = never_learned_last(score_N, values[NEVER], summary["epochs"])
     scored = Scored(
         recipe=summary["recipe_digest"],
         proxy=summary["proxy"],
         members=len(summary["members"]),
         test_accuracy=summary["ensemble"].get("test"),
     )
-    return Scores(pool, columns, score_N, values.get(row.tie or ""), row.tie, bad, scored)
+    return Opened(pool, summary.get("epochs", 0), read_bad(folder / BAD), scored)
 
 
 def _foreign(path: Path, index: Path, fn: str, *, seed: int, with_keys: bool) -> Scores:
@@ -140,7 +166,7 @@ def _foreign(path: Path, index: Path, fn: str, *, seed: int, with_keys: bool) ->
         raise UsageError(f"{path} has an index of its own.", hint="Leave out --index.")
     pool = load_pool(index)
     columns, bad = read_foreign(path, pool, None if fn == "random" else fn, with_keys=with_keys)
-    score_N = _random(columns, seed) if fn == "random" else columns.values[fn]
+    score_N = random_order(columns.values["identity"], seed) if fn == "random" else columns.values[fn]
     scored = Scored(recipe=None, proxy="", members=0, test_accuracy=None)
     return Scores(pool, columns, score_N, None, None, bad, scored)
 
@@ -152,11 +178,12 @@ def _unscored(index: Path, fn: str, undecodable: Sequence[BadSample], *, seed: i
     pool = load_pool(index)
     columns, bad = unscored(pool, undecodable, with_keys=with_keys)
     scored = Scored(recipe=None, proxy="", members=0, test_accuracy=None)
-    return Scores(pool, columns, _random(columns, seed), None, None, bad, scored)
+    return Scores(pool, columns, random_order(columns.values["identity"], seed), None, None, bad, scored)
 
 
-def _random(columns: Columns, seed: int) -> NDArray[np.float64]:
-    return uniform(shuffled(columns.values["identity"], seed=seed))
+def random_order(identity_N: IdentityArray, seed: int) -> NDArray[np.float64]:
+    """Returns the scores of a random order."""
+    return uniform(shuffled(identity_N, seed=seed))
 
 
 def _seeds(folder: Path) -> list[int]:

@@ -16,7 +16,7 @@ from curate.errors import UsageError
 from curate.manifest.iterations import ITERATIONS
 from curate.manifest.lines import find_line
 from curate.manifest.origin import made_from
-from curate.manifest.schema import ClassTable, Curve, Selection
+from curate.manifest.schema import ClassTable, Curve, Scored, Selection
 from curate.manifest.write import Choice, write_manifest
 from curate.pool.index import Pool
 from curate.scores import BadSample, Columns
@@ -26,6 +26,7 @@ from curate.selection.quotas import ClassRule
 from curate.selection.radix import Order
 from curate.selection.strata import KEPT, REASONS, select
 from curate.selection.strata import Selection as Selected
+from curate.workflows import by_shards
 from curate.workflows.base import Base, joined, open_base
 from curate.workflows.cover import CENTERS, K_CENTERS, Covered, CoverRequest, cover
 from curate.workflows.gather import FORGETTING, Scores, gather
@@ -83,6 +84,15 @@ class Request:
     undecodable: Sequence[BadSample] = ()
     labelled: bool = False
 
+    @property
+    def is_by_rank(self) -> bool:
+        """Says whether nothing but a run's own scores decides: no lists, no class rules, no base."""
+        nothing = (
+            self.index, self.others, self.combine, self.always, self.never, self.per_class, self.min_per_class,
+            self.base, self.undecodable, self.labelled,
+        )  # fmt: skip
+        return not any(nothing) and self.fn != K_CENTERS and self.never_learned == "first"
+
 
 @dataclass(frozen=True)
 class Pruned:
@@ -114,6 +124,8 @@ def prune(request: Request) -> Pruned:
     keep, outliers = parse_keep(request.keep), parse_outliers(request.outliers)
     lists = [read_keys(path) for path in (request.always, request.never)]
     _check_cover(request)
+    if request.is_by_rank and request.scores and by_shards.is_large(request.scores):
+        return _prune_by_shards(request, request.scores, keep, outliers)
     scores = gather(
         [folder for folder in (request.scores, *request.others) if folder],
         request.index,
@@ -126,34 +138,74 @@ def prune(request: Request) -> Pruned:
         undecodable=request.undecodable,
     )
     chosen = _choose(request, scores, lists, keep, outliers)
-    pool, columns, counts = scores.pool, scores.columns, chosen.selection.counts
+    pool, columns = scores.pool, scores.columns
+    reasons = _cut(columns.ordinals, chosen.selection.reason_N)
+    written = _write(
+        request,
+        pool,
+        _choices(pool, reasons, scores.bad),
+        classes=_classes(pool, columns, chosen.selection.kept_N),
+        selection=_record(request, scores.tie, chosen),
+        scored=scores.scored,
+        beside=_beside(scores, chosen),
+    )
+    cover_record = chosen.covered.record.model_dump() if chosen.covered else None
+    return replace(_pruned(request, pool, *written, chosen.selection.counts, len(scores.bad)), cover=cover_record)
+
+
+def _prune_by_shards(request: Request, run: Path, keep: Keep, outliers: Outliers) -> Pruned:
+    """Writes the manifest of a run that is too large to hold; the same bytes."""
+    shards = by_shards.open_shards(run, request.fn, request.seed)
+    pool, bad = shards.opened.pool, shards.opened.bad
+    budget, aside = divide(keep, outliers, shards.total)
+    masks = shards.select(budget=budget, outliers=aside, order=request.order)
+    before, after = shards.class_counts(masks)
+    chosen = Chosen(Selected(np.array([], np.uint8)), None, None, budget, aside, 0, 0)
+    written = _write(
+        request,
+        pool,
+        _choices(pool, shards.reasons(masks), bad),
+        classes=_class_table(pool, before, after),
+        selection=_record(request, shards.tie, chosen),
+        scored=shards.opened.scored,
+        beside={},
+    )
+    return _pruned(request, pool, *written, by_shards.counts_of(masks, shards.total), len(bad))
+
+
+def _write(
+    request: Request,
+    pool: Pool,
+    choices: Iterator[Choice],
+    *,
+    classes: ClassTable,
+    selection: Selection,
+    scored: Scored,
+    beside: Mapping[str, Iterable[str]],
+) -> tuple[Path, str]:
+    """Writes the manifest; returns where it lies and its digest."""
     out = request.out or Path("manifests") / f"{request.fn}-{request.keep.replace('%', 'pct')}"
     digest = write_manifest(
         out,
         pool,
-        _choices(pool, columns, chosen.selection.reason_N, scores.bad),
-        classes=_classes(pool, columns, chosen.selection.kept_N),
-        selection=_record(request, scores, chosen),
-        scored=scores.scored,
+        choices,
+        classes=classes,
+        selection=selection,
+        scored=scored,
         source=made_from(request.scores, request.index, request.others),
         keep_list=request.keep_list,
-        beside=_beside(scores, chosen),
+        beside=beside,
         force=request.force,
     )
+    return out, digest
+
+
+def _pruned(request: Request, pool: Pool, out: Path, digest: str, counts: Mapping[str, int], bad: int) -> Pruned:
     first = next(scan.name for scan in pool.scans)
     find_line(out, first)
-    return Pruned(
-        out,
-        digest,
-        pool.total,
-        len(scores.score_N),
-        counts["kept"],
-        {name: counts[name] for name in REASONS[1:] if counts[name]},
-        len(scores.bad),
-        first,
-        cover=chosen.covered.record.model_dump() if chosen.covered else None,
-        keep=request.keep,
-    )
+    dropped = {name: counts[name] for name in REASONS[1:] if counts[name]}
+    scored = sum(counts.values())
+    return Pruned(out, digest, pool.total, scored, counts["kept"], dropped, bad, first, keep=request.keep)
 
 
 @dataclass(frozen=True)
@@ -241,7 +293,7 @@ def _select(
     return selected, None
 
 
-def _record(request: Request, scores: Scores, chosen: Chosen) -> Selection:
+def _record(request: Request, tie: str | None, chosen: Chosen) -> Selection:
     """Returns what the manifest says of how the kept samples were chosen."""
     covered, base = chosen.covered, chosen.base
     return Selection(
@@ -251,7 +303,7 @@ def _record(request: Request, scores: Scores, chosen: Chosen) -> Selection:
         budget=chosen.budget,
         outliers=request.outliers,
         outlier_count=chosen.aside,
-        ties=tuple(filter(None, (scores.tie, "identity"))),
+        ties=tuple(filter(None, (tie, "identity"))),
         seed=request.seed if _is_seeded(request) else None,
         per_class=request.per_class,
         min_per_class=request.min_per_class,
@@ -288,23 +340,35 @@ def _is_seeded(request: Request) -> bool:
     return request.fn == "random" or (request.fn == K_CENTERS and request.cover.start == "random")
 
 
-def _choices(pool: Pool, columns: Columns, reason_N: NDArray[np.uint8], bad: Sequence[BadSample]) -> Iterator[Choice]:
+def _cut(
+    ordinals: Sequence[NDArray[np.int64]], reason_N: NDArray[np.uint8]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+    at = 0
+    for ordinal_K in ordinals:
+        yield ordinal_K, reason_N[at : at + len(ordinal_K)]
+        at += len(ordinal_K)
+
+
+def _choices(
+    pool: Pool, reasons: Iterable[tuple[NDArray[np.int64], NDArray[np.uint8]]], bad: Sequence[BadSample]
+) -> Iterator[Choice]:
     failed: dict[str, dict[str, int]] = {}
     for sample in bad:
         counts = failed.setdefault(sample.shard, {})
         counts[sample.reason] = counts.get(sample.reason, 0) + 1
-    at = 0
-    for scan, ordinal_K in zip(pool.scans, columns.ordinals, strict=True):
-        reason_K = reason_N[at : at + len(ordinal_K)]
-        at += len(ordinal_K)
+    for scan, (ordinal_K, reason_K) in zip(pool.scans, reasons, strict=True):
         kept_N = np.zeros(scan.samples, dtype=np.bool_)
         kept_N[ordinal_K[reason_K == KEPT]] = True
-        counts = np.bincount(reason_K, minlength=len(REASONS)).tolist()
-        dropped = dict(zip(REASONS[1:], counts[1:], strict=True))
+        dropped = dict(zip(REASONS, np.bincount(reason_K, minlength=len(REASONS)).tolist(), strict=True))
+        del dropped[REASONS[KEPT]]
         yield Choice(kept_N, dropped, failed.get(scan.name, {}))
 
 
 def _classes(pool: Pool, columns: Columns, kept_N: NDArray[np.bool_]) -> ClassTable:
     label_N, size = columns.values["label"], pool.classes.num_classes
     before, after = (np.bincount(labels[labels >= 0], minlength=size).tolist() for labels in (label_N, label_N[kept_N]))
+    return _class_table(pool, before, after)
+
+
+def _class_table(pool: Pool, before: list[int], after: list[int]) -> ClassTable:
     return ClassTable(kind=pool.classes.kind, names=pool.classes.names, before=before, after=after)  # type: ignore[arg-type]  # a str that is one of three
