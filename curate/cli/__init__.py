@@ -15,6 +15,7 @@ import typer
 
 from curate import __version__, console
 from curate.cli import building, evaluating, people, pool, readers, scoring  # noqa: F401  (commands register themselves)
+from curate.cli.examples import show_examples
 from curate.cli.options import app
 from curate.errors import CurateError, TimeUpError, UsageError
 
@@ -23,6 +24,9 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SHARD_OPTIONS = ("--test", "--val", "--shards")
 # typer carries its own copy of click or uses the installed one, by version; this is the one it raises.
 ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
+show_examples(app)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

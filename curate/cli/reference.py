@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from curate.cli.examples import EXAMPLES
 from curate.cli.options import app
 
 
@@ -17,7 +18,7 @@ def reference() -> str:
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         options = [p for p in command.params if p.param_type_name == "option"]
         words = "".join(f" {p.metavar or p.name.upper()}" for p in arguments)
-        parts.append(f"## curate {name}{words}\n\n{command.help.strip()}\n")
+        parts.append(f"## curate {name}{words}\n\n{command.help.strip()}\n\n    {EXAMPLES[name]}\n")
         rows = [f"| `{p.metavar or p.name.upper()}` | {p.help or ''} | |" for p in arguments]
         rows += [f"| `{', '.join(p.opts)}` | {p.help or ''} | {_default(p)} |" for p in options if p.name != "help"]
         parts.append("\n".join(["| | | default |", "|---|---|---|", *rows]) + "\n")
