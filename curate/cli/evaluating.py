@@ -170,12 +170,15 @@ def compare(
         bool, typer.Option("--consensus", help="Also how members vote: checkpoints alike, ensembles right.")
     ] = False,
     cost: Annotated[bool, typer.Option("--cost", help="Also what each run cost, against the target's.")] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also draw it: .svg or .html.", metavar="FILE")] = None,
     as_json: Json = False,
 ) -> None:
     """Say how alike runs, proxies, seeds or epochs rank a pool."""
     from curate.workflows.compare import Request
     from curate.workflows.compare import compare as work
 
+    if plot and plot.suffix not in (".svg", ".html"):
+        raise UsageError(f"--plot {plot}: expected .svg or .html.")
     tops = tuple(top.split(","))
     is_alone = consensus and len(runs) == 1 and target is None
     result: dict[str, Any] = {} if is_alone else work(Request(runs, target, fn or (), tops, epochs=epochs))
@@ -187,6 +190,8 @@ def compare(
         from curate.workflows.cost import costs_of
 
         result["cost"] = costs_of(runs, target)
+    if plot:
+        _draw_agreement(plot, result)
     if as_json:
         return console.show_json("compare", result)
     rows = [
@@ -196,6 +201,14 @@ def compare(
     ]  # fmt: skip
     if rows:
         console.show_table("Agreement", ("", "samples", *CORRELATIONS, *(f"top {one}" for one in tops)), rows)
+    single = [
+        (f"{r['fn']}: {r['run']}" + (" with itself" if r["is_target"] else ""), str(r["pairs"]),
+         f"{_figure(r['spearman'])} ± {_figure(r['spread'])}", _figure(r["gap"]))
+        for r in result.get("single_runs", [])
+    ]  # fmt: skip
+    if single:
+        title = "Single runs against the target's: Spearman"
+        console.show_table(title, ("", "pairs", "mean ± std", "under the target with itself"), single)
     if epochs:
         traced = [
             (f"{r['run']}: {r['fn']}, seed {r['seed']}", str(r["epoch"]), _figure(r["spearman"]))
@@ -211,6 +224,20 @@ def compare(
         ]
         console.show_table("Cost", ("run", "proxy", "seconds", "flops", "of the target's"), spent)
     return None
+
+
+def _draw_agreement(plot: Path, result: dict[str, Any]) -> None:
+    from curate import durable
+    from curate.report.agreement import agreement_svg, page
+
+    picture = agreement_svg(result)
+    if not picture:
+        raise UsageError(
+            "There is nothing to draw.",
+            hint="--plot draws --epochs, --consensus, and --target where that keeps several seeds (--per-seed).",
+        )
+    durable.write_bytes(plot, (picture if plot.suffix == ".svg" else page(picture)).encode())
+    console.note(f"Drawn: {plot}")
 
 
 def _show_consensus(votes: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from curate.scores import RUN, SUMMARY, read_columns, read_record, table_path
 from curate.selection.budget import parse_keep
 from curate.selection.combine import combined
 from curate.statistics import kendall, pearson, spearman, top_overlap
+from curate.workflows.single_runs import single_runs
 
 TRACE = "trace"
 COMBINATION = "rank combination"
@@ -49,7 +50,7 @@ class Request:
 
 
 def compare(request: Request) -> dict[str, Any]:
-    """Returns {agreement: rows, epochs: rows}; each row names what is compared and on how many samples.
+    """Returns {agreement: rows, epochs: rows, single_runs: rows}; each row names what is compared.
 
     Raises:
         UsageError: an unknown function, one run without the scores of single seeds.
@@ -66,7 +67,13 @@ def compare(request: Request) -> dict[str, Any]:
     epochs = [row for folder in request.runs for row in _epochs(folder, fns)] if request.epochs else []
     if request.epochs and not epochs:
         raise RunError("None of the runs has a trace.", hint="Score with --trace in another --out.")
-    return {"agreement": agreement, "epochs": epochs}
+    names = list[str]()
+    for folder in folders:
+        names.append(_name(folder, dict.fromkeys(names)))
+    return {
+        "agreement": agreement, "epochs": epochs,
+        "single_runs": single_runs(names, origins, fns) if request.target else [],
+    }  # fmt: skip
 
 
 def _functions(request: Request, origins: Sequence[Origin]) -> list[str]:

@@ -127,7 +127,7 @@ def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
         f"{100 * row['worst_class']:.1f}", _points(row["gain"]), _points(row["loss"]),
         f"{row['selection']['seconds']:,.0f}" if row["selection"] else "",
         f"{row['seconds']:,.0f}", f"{row['speed_up']:.2f}" if row["speed_up"] else "",
-        f"{100 * row['selection_share']:.1f}" if row["selection_share"] else "",
+        f"{100 * row['selection_share']:.1f}" if row.get("selection_share") else "",
     )  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def title(target: str, rows: Sequence[dict[str, Any]]) -> str:
         votes += ", fine-tuned from the model of all the data (whose time counts)"
     drawn = (
         "each seed trains its own proxy, selects by it and trains its own targets"
-        if run["anew"]
+        if run.get("anew")
         else "the selections are given, each seed trains its own targets"
     )
     return (

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -59,6 +60,49 @@ def test_a_target_is_held_against_runs_and_their_rank_combination(
     # Two epochs instead of three: two thirds of the training, all of the scoring.
     assert one["share"] == pytest.approx((3 * 2 * 2 + 4) / (3 * 2 * 3 + 4), rel=0.02)
     assert target["share"] == 1
+
+
+def test_single_runs_are_held_against_the_targets_own(
+    two_runs: tuple[Path, Path], toy_scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The figure that says whether a proxy ranks as the target does: run by run, beside the target with itself."""
+    one, two = two_runs
+    picture = tmp_path / "agreement.svg"
+    words = [one, toy_scores, "--target", two, "--fn", "entropy", "--fn", "forgetting", "--plot", picture]
+    rows = compared(capsys, *words)["single_runs"]
+    # toy_scores does not keep single seeds: it has no row.
+    assert [(row["fn"], row["run"], row["is_target"], row["pairs"]) for row in rows] == [
+        ("entropy", "one", False, 4), ("entropy", "two", True, 1),
+        ("forgetting", "one", False, 4), ("forgetting", "two", True, 1),
+    ]  # fmt: skip
+    a, b = ([column(folder, f"entropy@{seed}") for seed in seeds] for folder, seeds in ((one, (0, 1)), (two, (7, 8))))
+    against = [stats.spearmanr(x, y)[0] for x in a for y in b]
+    itself = stats.spearmanr(*b)[0]
+    assert rows[0]["spearman"] == pytest.approx(np.mean(against), abs=1e-6)
+    assert rows[0]["spread"] == pytest.approx(np.std(against, ddof=1), abs=1e-6)
+    assert (rows[1]["spearman"], rows[1]["gap"]) == (pytest.approx(itself, abs=1e-6), None)
+    assert rows[0]["gap"] == pytest.approx(itself - np.mean(against), abs=1e-6)
+    titles = [node.text for node in ElementTree.parse(picture).iter() if node.tag.endswith("title")]  # noqa: S314
+    assert f"one, entropy: {rows[0]['spearman']:.3f} ± {rows[0]['spread']:.3f}" in titles
+
+
+def test_epochs_and_votes_are_drawn(
+    two_runs: tuple[Path, Path], toy_scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "agreement.html"
+    words = [*two_runs, "--fn", "entropy", "--epochs", "--consensus", "--plot", page]
+    found = compared(capsys, *words)
+    svg = page.read_text().partition("<body>")[2].partition("</body>")[0]
+    root = ElementTree.fromstring(svg)  # noqa: S314  (written by this test)
+    titles = [node.text or "" for node in root.iter() if node.tag.endswith("title")]
+    for epoch in (1, 2):
+        values = [r["spearman"] for r in found["epochs"] if (r["run"], r["epoch"]) == ("one", epoch)]
+        assert f"one, epoch {epoch}: {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" in titles
+    last = [row["last"] for row in found["consensus"][1]["checkpoints"]]
+    assert f"two: last n, n 2: {100 * np.mean(last):.2f} ± {100 * np.std(last, ddof=1):.2f}" in titles
+    for code, wrong in ((2, ["--plot", str(tmp_path / "a.png")]), (2, ["--plot", str(tmp_path / "a.svg")])):
+        assert run(["compare", *map(str, two_runs), "--fn", "entropy", *wrong]) == code
+    assert not list(tmp_path.glob("a.*"))
 
 
 def test_one_run_is_its_seeds_and_its_epochs(two_runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

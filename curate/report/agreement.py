@@ -1,0 +1,82 @@
+"""What `curate compare` found, drawn: rows in, SVG out.
+
+Source: Coleman et al. 2020, figure 5 (proxies against a target, whose own runs are the dashed line) and figures 7 to
+10 (epochs against the end); Chitta et al. 2021, figure 2 of the appendix (consensus of checkpoints).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from curate.report.lines import Chart, Line, picture
+from curate.statistics import mean_and_spread
+
+LABEL = "How alike rankings are"
+MOST_TICKS = 11
+Rows = Sequence[dict[str, Any]]
+
+
+def agreement_svg(result: Mapping[str, Any]) -> str:
+    """Returns all charts that the result has figures for, one below another; empty where it has none."""
+    votes = [{"run": one["run"], **row} for one in result.get("consensus", []) for row in one["checkpoints"]]
+    charts = [*_of_runs(result.get("single_runs", [])), *_of_epochs(result.get("epochs", [])), *_of_votes(votes)]
+    return picture(charts, LABEL)
+
+
+def page(svg: str) -> str:
+    """Returns an HTML page that holds the picture and needs nothing else."""
+    head = f'<meta charset="utf-8"><meta name="color-scheme" content="light dark"><title>{escape(LABEL)}</title>'
+    return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body>\n{svg}</body>\n</html>\n'
+
+
+def _of_runs(rows: Rows) -> list[Chart]:
+    fns = list(dict.fromkeys(row["fn"] for row in rows))
+    lines = []
+    for name in dict.fromkeys(row["run"] for row in rows):
+        own = [row for row in rows if row["run"] == name and row["spearman"] == row["spearman"]]
+        points = tuple((float(fns.index(row["fn"])), row["spearman"], row["spread"]) for row in own)
+        if points:
+            lines.append(Line(name, "random" if own[0]["is_target"] else "", points))
+    ticks = [(number, fn.replace("_", " ")) for number, fn in enumerate(fns)]
+    title = "Spearman with single runs of the target; dashed: its runs with each other"
+    return [Chart(title, lines, "", ticks, lambda number: fns[int(number)], factor=1)] if lines else []
+
+
+def _of_epochs(rows: Rows) -> list[Chart]:
+    charts = []
+    for fn in dict.fromkeys(row["fn"] for row in rows):
+        lines = _means([row for row in rows if row["fn"] == fn], "epoch", {"spearman": "{}"})
+        if lines:
+            charts.append(_chart(f"{fn}: Spearman of each epoch with the end of its run", lines, "epoch", factor=1))
+    return charts
+
+
+def _of_votes(rows: Rows) -> list[Chart]:
+    lines = _means(rows, "n", {"last": "{}: last n", "pair": "{}: n, n-1"})
+    return [_chart("Samples to which checkpoints give one class, %", lines, "n", factor=100)] if lines else []
+
+
+def _means(rows: Rows, x: str, values: Mapping[str, str]) -> list[Line]:
+    """Returns a line for each run and value: means over seeds."""
+    lines = []
+    for run in dict.fromkeys(row["run"] for row in rows):
+        for value, name in values.items():
+            found: dict[float, list[float]] = {}
+            for row in rows:
+                if row["run"] == run and row[value] == row[value]:
+                    found.setdefault(row[x], []).append(row[value])
+            points = [(at, *mean_and_spread(found[at])) for at in sorted(found)]
+            if points:
+                lines.append(
+                    Line(name.format(run), "", tuple((at, mean, spread or 0.0) for at, mean, spread in points))
+                )
+    return lines
+
+
+def _chart(title: str, lines: Sequence[Line], label: str, *, factor: float) -> Chart:
+    places = sorted({x for line in lines for x, _, _ in line.points})
+    step = -(-len(places) // MOST_TICKS)
+    ticks = [(x, f"{x:.0f}") for x in places if x == places[-1] or (x - places[0]) % step == 0]
+    return Chart(f"{title}; bars: std over seeds", lines, label, ticks, (label + " {:.0f}").format, factor=factor)
