@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import signal
 import sys
+from types import FrameType
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    """Ends while modules are still imported: nothing has begun, and half an import raises anything."""
+    again = f"Interrupted before anything began. Go on with: curate {shlex.join(sys.argv[1:])}\n"
+    os.write(2, again.encode("utf-8", "backslashreplace"))
+    os._exit(130)
 
 
 def main() -> None:
@@ -12,6 +23,9 @@ def main() -> None:
         from curate.manifest.stream import main as cat
 
         sys.exit(cat(arguments[1:]))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _leave)
     from curate.cli import run
 
     sys.exit(run())

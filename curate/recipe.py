@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
 from curate.errors import RecipeError, did_you_mean
+from curate.pool.tar import printable
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -193,8 +194,9 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe.", hint="Give the path of a .toml file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise RecipeError(f"{path}: cannot be read as TOML ({error}).", hint="See recipes/default.toml.") from error
+    except (ValueError, RecursionError, OSError) as error:  # of numbers and nesting without measure, too
+        why = printable(str(error))
+        raise RecipeError(f"{path}: cannot be read as TOML ({why}).", hint="See recipes/default.toml.") from error
 
 
 def _set(tables: dict[str, Any], setting: str) -> None:
@@ -204,7 +206,7 @@ def _set(tables: dict[str, Any], setting: str) -> None:
         raise RecipeError(f"--set {setting}: expected section.key=value.", hint="Such as --set train.epochs=20.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text  # a bare word is a string: --set train.schedule=step
     tables.setdefault(section, {})[key] = value
 

@@ -35,7 +35,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     is_debugging = "--debug" in given
     words = list(_spread(word for word in given if word != "--debug"))
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # a shell has a command in the background ignore one
+            signal.signal(number, _interrupt)
     try:
         result = app(words, standalone_mode=False, prog_name="curate")
         if result == INTERRUPTED:  # what typer makes of an interrupt

@@ -112,6 +112,7 @@ def materialize(
         write = partial(_write_shard, lines=lines, root=base, out=out, sync=sync, with_preamble=not is_mixed)
         _in_threads(write, missing, threads, len(layout), progress)
         counts = [ShardCount(shard.name, shard.samples, (out / shard.name).stat().st_size) for shard in layout]
+        _check_bytes(counts, lines, with_preambles=not is_mixed)
         _write_side_files(out, counts, head, sync=sync)
         if sync:
             _sync_names(out, layout)
@@ -134,6 +135,16 @@ def _check_out(out: Path, record: Mapping[str, object]) -> bool:
 
 def _is_foreign(path: Path) -> bool:
     return path.name != ".lock" and not durable.is_leftover(path.name)
+
+
+def _check_bytes(counts: Sequence[ShardCount], lines: Sequence[Line], *, with_preambles: bool) -> None:
+    """Raises ManifestError where the shards on the disk are not as large as what was kept."""
+    kept = sum(line.kept_bytes + line.preamble * with_preambles for line in lines if line.kept)
+    expected, found = kept + len(END) * len(counts), sum(count.bytes for count in counts)
+    if found != expected:
+        raise ManifestError(
+            f"The shards have {found:,} bytes, and what is kept has {expected:,}.", hint="Delete them and try again."
+        )
 
 
 def _sync_names(out: Path, layout: Sequence[NewShard]) -> None:

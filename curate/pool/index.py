@@ -70,7 +70,8 @@ class Pool:
 
     def shard(self, index: int) -> Shard:
         """Returns a shard by its place in the pool."""
-        return Shard(self.scans[index].name, self.root / self.scans[index].name)
+        scan = self.scans[index]
+        return Shard(scan.name, self.root / scan.name, (scan.bytes, scan.mtime_ns))
 
     def read(self, index: int, columns: Sequence[str]) -> pa.Table:
         """Returns columns of one shard's samples, in order of their ordinals."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -104,6 +104,7 @@ def scan_shard(shard: Shard, labels: LabelSource, *, skip_faults: bool = False) 
         if not skip_faults:
             raise
         fault = error.message
+    check_unchanged(replace(shard, stamp=(status.st_size, status.st_mtime_ns)))
     rows = [_row(sample, shard, labels, fault) for sample in samples]
     digest = hashlib.blake2b(digest_size=16)
     for row in rows:
@@ -139,6 +140,16 @@ def stat(shard: Shard) -> os.stat_result:
         raise ShardError(
             f"{shard.name}: cannot be read ({error.strerror}).", hint=f"Looked at {shard.path}."
         ) from error
+
+
+def check_unchanged(shard: Shard) -> None:
+    """Raises ShardError where a file is no longer the one that the shard was known by."""
+    status = stat(shard)
+    if shard.stamp not in (None, (status.st_size, status.st_mtime_ns)):
+        raise ShardError(
+            f"{shard.name} changed while it was read, or since it was indexed.",
+            hint="What was read of it may be of two files. Index and score the new one in a new folder.",
+        )
 
 
 def _wants(labels: LabelSource) -> Callable[[str, int], bool]:

@@ -23,10 +23,11 @@ from curate.pool.tar import printable
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One tar of the pool: its name (POSIX separators) and where it lies."""
+    """One tar of the pool: its name (POSIX separators), where it lies, and its (bytes, mtime_ns) once indexed."""
 
     name: str
     path: Path
+    stamp: tuple[int, int] | None = None
 
     @property
     def codec(self) -> str:

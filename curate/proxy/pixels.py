@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from curate import durable
 from curate.errors import SampleError, ShardError
 from curate.pool.index import Pool
+from curate.pool.scan import check_unchanged
 from curate.pool.shards import Shard
 from curate.pool.sources import open_source
 from curate.pool.texts import MAX_TEXT_BYTES
@@ -151,9 +152,10 @@ def read_images(rows: Rows, index: int, rows_K: NDArray[np.int64]) -> Iterator[t
     """Yields (row, image bytes) for rows of one shard, in rising order; nothing else is read.
 
     Raises:
-        ShardError: the shard is shorter than it was when it was indexed.
+        ShardError: the shard is not, or is no longer, what it was when it was indexed.
     """
     shard = rows.shards[index]
+    check_unchanged(shard)
     at = 0
     with open_source(shard.path, shard.name) as stream:
         for row in rows_K.tolist():
@@ -167,6 +169,7 @@ def read_images(rows: Rows, index: int, rows_K: NDArray[np.int64]) -> Iterator[t
                 )
             at = start + size
             yield row, data
+    check_unchanged(shard)
 
 
 def decoded(rows: Rows, index: int, shape: Form, *, threads: int) -> Iterator[tuple[int, Pixel | SampleError]]:

@@ -75,6 +75,25 @@ class Trial:
         assert self.changes > 0
         return self
 
+    def fail(self, error: int, at: int) -> bool:
+        """Runs the command while one change fails, then again; says whether the first run failed."""
+        shutil.rmtree(self.out)
+        self.out.mkdir()
+        answer = self.nursery.run(self.words, self.out, signal=error, at=at, when="fails")
+        what = (self.name, error, at, answer)
+        assert answer["code"] in (0, 1), what
+        assert "Traceback" not in answer["err"], what
+        if answer["code"] == 0:
+            assert digest(self.out) == self.whole, what
+            return False
+        assert "error: " in answer["err"], what
+        assert os.strerror(error) in answer["err"], what
+        self.nursery.struck[f"{self.name}, failing"] = self.nursery.struck.get(f"{self.name}, failing", 0) + 1
+        again = self.nursery.run(self.words, self.out)
+        assert again["code"] == 0, (what, again)
+        assert digest(self.out) == self.whole, (what, set(digest(self.out).items()) ^ set(self.whole.items()))
+        return True
+
     def strike(self, number: int = signal.SIGKILL, **how: Any) -> bool:
         """Runs the command, strikes it down, runs it again; says whether it was struck before its end."""
         shutil.rmtree(self.out)

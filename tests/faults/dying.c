@@ -1,10 +1,12 @@
 /* Preloaded into a process: counts every change it makes to files below a folder, and raises a signal
- * before, in the middle of or after the n-th. A write in the middle is torn: half of its bytes are written.
+ * before, in the middle of or after the n-th, or lets it fail. A write in the middle is torn: half of its
+ * bytes are written. Beside that, the first reads of files below a folder can fail.
  *
  * cc -shared -fPIC -O2 -o dying.so dying.c -ldl
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
@@ -16,12 +18,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { BEFORE, AMID, AFTER };
+enum { BEFORE, AMID, AFTER, FAILS };
 
 static atomic_long count;
 static long at = -1;
 static int number, when;
-static char below[PATH_MAX];
+static char below[PATH_MAX], flaky_below[PATH_MAX];
+static atomic_int flaky_times;
+static int flaky_error;
 
 void dying_arm(long at_, int number_, int when_, const char *below_) {
     snprintf(below, sizeof below, "%s", below_);
@@ -29,6 +33,12 @@ void dying_arm(long at_, int number_, int when_, const char *below_) {
     when = when_;
     at = at_;
     atomic_store(&count, 0);
+}
+
+void dying_flaky(int times, int error, const char *below_) {
+    snprintf(flaky_below, sizeof flaky_below, "%s", below_);
+    flaky_error = error;
+    atomic_store(&flaky_times, times);
 }
 
 long dying_count(void) { return atomic_load(&count); }
@@ -71,6 +81,7 @@ static int is_it(void) { return atomic_fetch_add(&count, 1) == at; }
 
 #define CALL(condition, call) \
     int it = (condition) && is_it(); \
+    if (it && when == FAILS) { errno = number; return -1; } \
     if (it && when != AFTER) die(); \
     __typeof__(call) result = call; \
     if (it && when == AFTER) die(); \
@@ -78,6 +89,7 @@ static int is_it(void) { return atomic_fetch_add(&count, 1) == at; }
 
 #define WRITE(condition, call, half) \
     int it = (condition) && is_it(); \
+    if (it && when == FAILS) { errno = number; return -1; } \
     if (it && when == BEFORE) die(); \
     if (it && when == AMID && size > 1) { \
         ssize_t result = half; \
@@ -87,6 +99,23 @@ static int is_it(void) { return atomic_fetch_add(&count, 1) == at; }
     ssize_t result = call; \
     if (it && when != BEFORE) die(); \
     return result
+
+static int fails(int fd) {
+    char name[64], path[PATH_MAX];
+    if (atomic_load(&flaky_times) <= 0) return 0;
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    ssize_t size = readlink(name, path, sizeof path - 1);
+    if (size < 0) return 0;
+    path[size] = 0;
+    if (strncmp(path, flaky_below, strlen(flaky_below)) || atomic_fetch_sub(&flaky_times, 1) <= 0) return 0;
+    errno = flaky_error;
+    return 1;
+}
+
+ssize_t read(int fd, void *data, size_t size) {
+    REAL(read);
+    return fails(fd) ? -1 : real(fd, data, size);
+}
 
 ssize_t write(int fd, const void *data, size_t size) {
     REAL(write);

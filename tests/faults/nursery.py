@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-WHEN = ("before", "amid", "after")
+WHEN = ("before", "amid", "after", "fails")
 NEVER = 2**62
 LIMIT_SECONDS = 120.0
 
@@ -33,6 +33,9 @@ def live(request: dict[str, Any], into: Path) -> None:
         run = import_module("curate.cli").run
         at = request.get("at", NEVER)
         shim.dying_arm(ctypes.c_long(at), request["signal"], WHEN.index(request["when"]), request["below"].encode())
+        if "flaky" in request:
+            times, error, below = request["flaky"]
+            shim.dying_flaky(times, error, below.encode())
         code = run(request["words"])
     finally:
         shim.dying_count.restype = ctypes.c_long

@@ -38,7 +38,7 @@ def first_alone(pool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
-@pytest.mark.parametrize("where", ["in training", "in its predictions"])
+@pytest.mark.parametrize("where", [pytest.param("in training", marks=pytest.mark.faults), "in its predictions"])
 def test_a_member_that_diverged_is_reported_and_never_averaged_in(
     both: Path, first_alone: Path, pool_folder: Path, tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,6 +73,7 @@ def test_a_member_that_diverged_is_reported_and_never_averaged_in(
         assert pq.read_table(out / "tables" / path.name).equals(pq.read_table(path)), path.name
 
 
+@pytest.mark.faults
 def test_where_every_member_diverges_the_batch_is_named(
     pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +114,7 @@ def test_scored_and_failed_are_counted_on_the_disk(
     assert not (out / "summary.json").exists()
 
 
+@pytest.mark.faults
 def test_a_line_that_a_kill_cut_off_is_no_harm_to_the_log(both: Path, pool_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "scores"
     shutil.copytree(both, out)

@@ -1,8 +1,12 @@
 """Struck down at any change it makes to files or at any moment, a command that is run again ends with the same bytes."""
 
+import errno
 import random
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +45,10 @@ def materializing(one: Nursery, manifest: Path, out: Path) -> Trial:
     return Trial("materialize", one, ["materialize", str(manifest), str(out / "kept")], out).undisturbed()
 
 
+def scoring(one: Nursery, pool: Path, out: Path) -> Trial:
+    return Trial("score", one, ["score", str(pool), "--out", str(out / "scores"), *SHORT], out).undisturbed()
+
+
 def test_some_kills_of_index_prune_and_materialize(
     light: Nursery, pool_folder: Path, toy_scores: Path, toy_manifest: Path, tmp_path: Path
 ) -> None:
@@ -55,6 +63,26 @@ def test_some_kills_of_index_prune_and_materialize(
     for trial in trials:
         assert trial.strike(at=draw.randrange(trial.changes), when="amid")
         assert trial.strike(signal.SIGINT, at=trial.changes // 2, when="before")
+
+
+def test_reads_that_fail_in_passing_are_tried_again(light: Nursery, pool_folder: Path, tmp_path: Path) -> None:
+    whole = indexing(light, pool_folder, tmp_path / "out")
+    words, out = whole.words, tmp_path / "out"
+    for times, code in ((3, 0), (60, 1)):
+        shutil.rmtree(out)
+        out.mkdir()
+        answer = light.run(words, out, flaky=[times, errno.EIO, str(pool_folder)])
+        assert answer["code"] == code, answer
+        if code:
+            assert "error: toy-0000.tar: cannot be read (Input/output error)" in answer["err"]
+
+
+def test_a_write_that_fails_ends_with_its_reason_and_can_be_repeated(
+    light: Nursery, pool_folder: Path, toy_scores: Path, toy_manifest: Path, tmp_path: Path
+) -> None:
+    for make, source in ((indexing, pool_folder), (pruning, toy_scores), (materializing, toy_manifest)):
+        trial = make(light, source, tmp_path / make.__name__)
+        assert trial.fail(errno.ENOSPC, at=trial.changes // 2)
 
 
 def at_changes(trial: Trial, *, step: int = 1) -> int:
@@ -88,8 +116,7 @@ def test_index_prune_and_materialize_struck_at_every_change(
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
 def test_score_struck_at_every_second_change_and_at_random(loaded: Nursery, pool_folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "score"
-    trial = Trial("score", loaded, ["score", str(pool_folder), "--out", str(out / "scores"), *SHORT], out).undisturbed()
+    trial = scoring(loaded, pool_folder, tmp_path / "score")
     at_changes(trial, step=2)
     at_random(trial, 30, seed=2)
     record("kills", {"score": loaded.struck["score"]})
@@ -108,3 +135,17 @@ def test_build_up_struck_now_and_then(loaded: Nursery, pool_folder: Path, tmp_pa
     at_random(trial, 15, seed=3)
     record("kills", {"build-up": loaded.struck["build-up"]})
     assert loaded.struck["build-up"] >= 30
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_while_it_is_still_importing(pool_folder: Path, tmp_path: Path, number: signal.Signals) -> None:
+    words = ["score", str(pool_folder), "--out", str(tmp_path / "scores"), *TOY, "--epochs", "50"]
+    for place in range(12):
+        command = [sys.executable, "-m", "curate", *words]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(0.3 + 0.25 * place)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=120)
+        assert (process.returncode, "Traceback" in err) == (130, False), (place, err)
+        assert "Go on with: curate score" in err

@@ -382,7 +382,7 @@ def all_tried(make: Make, times: int, folder: Path, scores: Path, manifest: Path
     return counts
 
 
-@pytest.mark.parametrize(("make", "times"), [(make, 8 if make is tables else 25) for make, _ in MAKERS])
+@pytest.mark.parametrize(("make", "times"), [(make, 3 if make is tables else 12) for make, _ in MAKERS])
 def test_some_mutations(make: Make, times: int, toy_scores: Path, toy_manifest: Path, tmp_path: Path) -> None:
     all_tried(make, times, tmp_path / "work", toy_scores, toy_manifest, seed=0)
 
