@@ -1,0 +1,157 @@
+"""Words a second of training fastText, and of turning texts into words; one thread.
+
+Run: python -m benchmarks.text SHARDS... --arm curate|dense|limit|words|split
+
+    curate   `train_member` over tokens in memory: everything that training does
+    dense    the same network and order in a loop of PyTorch's own whose table has a dense gradient
+    limit    the sparse step alone, on bags of ready places: look-up, mean, linear layer, gradient, update
+    words    texts in memory -> rows of hashed words
+    split    the same texts through `str.split`, nothing done with the words
+
+Training is one epoch after a warm-up; its value counts words, not pairs, though both are learned.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from benchmarks.arms import Absent, Arm, module, report
+from benchmarks.suite import LIMIT, OURS, Benchmark, Case, Setting, Target, compared
+from curate.pool.index import build_index
+from curate.pool.labels import LabelSource
+from curate.pool.texts import words
+from curate.pool.writer import write_shards
+from curate.proxy.models import ModelSpec, TextSpec, build_model
+from curate.proxy.pixels import StoredPixels, read_images
+from curate.proxy.tokens import Tokens
+from curate.proxy.training import Plan, build_optimizer, train_member
+from curate.recipe import Augment, Recipe
+
+LENGTH, WARM_UP = 256, 64
+VOCABULARY, WORDS = 50_000, 230
+
+
+def plan() -> Plan:
+    """Returns how fastText is trained by default, for one epoch of two classes."""
+    spec = ModelSpec("fasttext", 2, 0, 0, "native", text=TextSpec(LENGTH, 10, 2, 1 << 20, "max"))
+    train = Recipe.model_validate({"proxy": {"name": "fasttext"}, "train": {"epochs": 1, "seeds": 1}}).train
+    return Plan(spec, train, Augment(flip=False, translate_px=0), (), (), False, "cpu")
+
+
+def stored(shards: Sequence[str], folder: Path) -> StoredPixels:
+    """Returns the tokens of some shards, in memory."""
+    store = StoredPixels(build_index(shards, folder, LabelSource()), Tokens("words", LENGTH), folder=None, threads=1)
+    store.build(lambda done, name: None)
+    return store
+
+
+def train_ours(store: StoredPixels, rows: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="curate-bench-") as folder:
+        train_member(
+            plan(), store, np.arange(rows), seed=0, folder=Path(folder),
+            progress=lambda epoch, seen: None, on_epoch=lambda epoch, model, record: None,
+        )  # fmt: skip
+
+
+def train_dense(store: StoredPixels, rows: int) -> None:
+    model = build_model(plan().spec, seed=0)
+    model.embedding.sparse = False  # type: ignore[union-attr]
+    optimizer = build_optimizer(model, plan().train)
+    for rows_B, words_BL in store.epoch(np.arange(rows), batch_size=plan().train.batch_size, seed=[0]):
+        label_B = torch.from_numpy(store.rows.label_N[rows_B]).long()
+        optimizer.zero_grad()
+        functional.cross_entropy(model(torch.from_numpy(words_BL)), label_B).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def sparse_steps(store: StoredPixels, rows: int) -> Callable[[], None]:
+    """Returns the arithmetic that cannot be left out, on places worked out before."""
+    model = build_model(plan().spec, seed=0)
+    optimizer = build_optimizer(model, plan().train)
+    table: torch.nn.EmbeddingBag = model.embedding  # type: ignore[assignment]
+    ready = []
+    for rows_B, words_BL in store.epoch(np.arange(rows), batch_size=plan().train.batch_size, seed=[0]):
+        bags = [np.concatenate([row[row > 0]] * 2)[:-1] % table.num_embeddings for row in words_BL]
+        starts_B = torch.from_numpy(np.cumsum([0, *map(len, bags[:-1])]))
+        label_B = torch.from_numpy(store.rows.label_N[rows_B]).long()
+        ready.append((torch.from_numpy(np.concatenate(bags)).long(), starts_B, label_B))
+
+    def act() -> None:
+        for places, starts_B, label_B in ready:
+            optimizer.zero_grad()
+            functional.cross_entropy(model.fc(table(places, starts_B)), label_B).backward()  # type: ignore[operator, no-untyped-call]
+            optimizer.step()
+
+    return act
+
+
+def measured(arm: str, shards: Sequence[str], folder: Path) -> float:
+    """Returns words a second of one arm."""
+    store = stored(shards, folder)
+    count = int((store.take(np.arange(len(store.rows))) > 0).sum())
+    rows = len(store.rows)
+    act: Callable[[], object]
+    if arm in ("words", "split"):
+        places = range(len(store.rows.shards))
+        texts = [text.decode() for i in places for _, text in read_images(store.rows, i, store.rows.of_shard(i))]
+        act = (lambda: [words(t, LENGTH) for t in texts]) if arm == "words" else lambda: [t.split() for t in texts]
+    elif arm == LIMIT:
+        sparse_steps(store, min(rows, WARM_UP))()
+        act = sparse_steps(store, rows)
+    else:
+        train = train_ours if arm == OURS else train_dense
+        train(store, min(rows, WARM_UP))
+        act = lambda: train(store, rows)  # noqa: E731
+    started = time.perf_counter()
+    act()
+    return count / (time.perf_counter() - started)
+
+
+def write_pool(folder: Path, texts: int) -> list[str]:
+    """Writes texts whose words are as often as in language (Zipf), two classes."""
+    draw = np.random.default_rng(0)
+    drawn = (" ".join(f"w{word}" for word in draw.zipf(1.2, WORDS) % VOCABULARY) for _ in range(texts))
+    keyed = ((f"{n:08d}", {"txt": text.encode(), "cls": str(n % 2).encode()}) for n, text in enumerate(drawn))
+    return [str(path) for path in write_shards(folder, "train", keyed, total=texts, samples_per_shard=texts)]
+
+
+def bench(setting: Setting) -> list[Case]:
+    texts = 200 if setting.quick else 4_000
+    paths = write_pool(setting.folder, texts)
+    size = f"{texts:,} texts of {WORDS} words, one thread"
+
+    def case(what: str, arms: dict[str, str], targets: Sequence[Target], note: str) -> Case:
+        commands: dict[str, Arm | Absent] = {k: Arm(module("text", *paths, "--arm", v)) for k, v in arms.items()}
+        return compared(f"{what}, {size}", "words/s", commands, repeats=setting.repeats, targets=targets, note=note)
+
+    trained = {OURS: OURS, "dense gradient": "dense", LIMIT: LIMIT}
+    note = "asked: 300,000 words/s; limit: the sparse step alone, on ready places"
+    return [
+        case("fastText, one epoch", trained, [Target("dense gradient", 10)], note),
+        case("texts to words", {OURS: "words", LIMIT: "split"}, [], "limit: `str.split`"),
+    ]
+
+
+BENCHMARK = Benchmark(bench, "fastText on the CPU, one thread.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("shards", nargs="+")
+    parser.add_argument("--arm", choices=(OURS, "dense", LIMIT, "words", "split"), required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="curate-bench-") as folder:
+        report(value=measured(arguments.arm, arguments.shards, Path(folder)))
+
+
+if __name__ == "__main__":
+    main()
