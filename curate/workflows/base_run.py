@@ -15,7 +15,7 @@ from curate.pool.labels import LabelSource
 from curate.pool.shards import find_shards
 from curate.pool.tar import printable
 from curate.recipe import Recipe
-from curate.scores import INDEX, RUN, SUMMARY, read_record
+from curate.scores import INDEX, RUN, SUMMARY, VOTES, read_record
 from curate.workflows.setting import Setting
 
 # What a member's scores depend on.
@@ -39,7 +39,10 @@ class BaseRun:
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe.model_validate(self.record["recipe"])
+        """Its recipe; tables of before votes were kept go on without."""
+        recipe = Recipe.model_validate(self.record["recipe"])
+        score = recipe.score.model_copy(update={"votes": (self.folder / VOTES).exists()})
+        return recipe.model_copy(update={"score": score})
 
     @cached_property
     def shards(self) -> frozenset[str]:
