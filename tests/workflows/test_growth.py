@@ -9,6 +9,7 @@ import pytest
 from conftest import TOY, png, write_tar
 
 from curate.cli import run
+from curate.errors import TimeUpError
 from curate.scores import read_bad
 
 NEW = 24
@@ -160,3 +161,38 @@ def test_a_run_that_grew_is_no_run_of_its_own(toy_scores: Path, grown_pool: Path
     add_shard(grown_pool)
     assert run(["score", str(grown_pool), "--base", str(toy_scores), "--out", str(tmp_path / "out")]) == 0
     assert run(["score", str(grown_pool), "--out", str(tmp_path / "out"), *TOY]) == 1
+
+
+@pytest.mark.slow
+def test_growing_that_was_cut_off_goes_on_to_the_same_bytes(
+    toy_scores: Path, grown_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off wherever it says how far it is, once at each place."""
+    from curate import progress
+
+    add_shard(grown_pool)
+    words = ["score", str(grown_pool), "--base", str(toy_scores), "--out"]
+    assert run([*words, str(tmp_path / "whole")]) == 0
+    steps = 0
+
+    def look(self: progress.Deadline) -> None:
+        nonlocal steps
+        steps += 1
+        if steps > allowed:
+            raise TimeUpError("over")
+
+    monkeypatch.setattr(progress.Deadline, "_look", look)
+    for allowed in range(0, 60, 3):  # noqa: B007  (read by look)
+        steps = 0
+        if run([*words, str(tmp_path / "cut"), "--max-time", "9h"]) == 0:
+            break
+    assert allowed > 6
+    whole, cut = (
+        {
+            path.relative_to(folder): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.suffix in (".parquet", ".json")
+        }
+        for folder in (tmp_path / "whole", tmp_path / "cut")
+    )
+    assert cut == whole
