@@ -58,7 +58,7 @@ def test_the_users_two_commands_work_as_written(
     """The proxy as written; a recipe shortens the training, nothing else is added."""
     shutil.copytree(pool_folder, tmp_path / "shards")
     monkeypatch.chdir(tmp_path)
-    score, prune = (shlex.split(c)[1:] for c in commands() if c.startswith(("curate score", "curate prune")))
+    score, prune, *_ = (shlex.split(c)[1:] for c in commands() if c.startswith(("curate score", "curate prune")))
     assert score == ["score", "shards/", "--proxy", "resnet18"]
     assert prune == ["prune", "--keep", "0.8", "--fn", "variation_ratio"]
     assert run([*score, *TOY[2:]]) == 0

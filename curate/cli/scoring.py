@@ -235,6 +235,7 @@ def prune(
     partitions: Annotated[
         int, typer.Option("--partitions", min=1, help="Of k_centers: two rounds, one part in memory at a time.")
     ] = 1,
+    device: Annotated[str, typer.Option("--device", help="Of k_centers: cpu, or cuda for its products.")] = "cpu",
     keep_list: Annotated[bool, typer.Option("--keep-list", help="Also write keep.txt: shard TAB key.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a different manifest.")] = False,
     as_json: Json = False,
@@ -257,7 +258,7 @@ def prune(
             scores=first, others=(scores or [])[1:], base=base, curve=curve, tolerance=tolerance,
             combine=combine, never_learned=never_learned,  # type: ignore[arg-type]  # checked above
             index=index, fn=fn, keep=keep, out=out, outliers=outliers, order=order, per_class=per_class,  # type: ignore[arg-type]  # checked above
-            cover=CoverRequest(start=start, start_size=start_size, partitions=partitions),
+            cover=CoverRequest(start=start, start_size=start_size, partitions=partitions, device=device),
             min_per_class=min_per_class, seed=seed, always=always, never=never, keep_list=keep_list, force=force,
         )
     )  # fmt: skip

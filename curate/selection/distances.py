@@ -99,9 +99,10 @@ class Distances:
         self._workers = Workers()
         self._square_N = _squares(x_ND, self._workers)
         self._norm_N = np.sqrt(self._square_N)
-        self.is_double = kernel is None and self._square_N.max(initial=0.0) > LARGE
+        self.is_double = bool(self._square_N.max(initial=0.0) > LARGE)
         dtype = np.float64 if self.is_double else np.float32
-        self._kernel = kernel or HostKernel(x_ND, self._square_N, dtype, self._workers)
+        host = HostKernel(x_ND, self._square_N, dtype, self._workers)
+        self._kernel: Kernel = kernel if kernel and not self.is_double else host
 
     def sharpen(self) -> None:
         """Goes over to products in float64: twice the time, an error 2²⁹ times as small."""

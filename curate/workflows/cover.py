@@ -19,6 +19,7 @@ from curate.manifest.schema import Cover
 from curate.manifest.verify import load_whole
 from curate.pool.index import Pool
 from curate.scores import Columns
+from curate.selection.distances import Kernel
 from curate.selection.k_centers import Centers, k_centers
 from curate.selection.parts import k_centers_in_two_rounds, k_centers_per_class
 from curate.selection.quotas import ClassRule, quotas
@@ -39,11 +40,13 @@ class CoverRequest:
         start: `random`, `labelled`, or a manifest's folder: the centers that are there from the beginning.
         start_size: of a random start; None for 1,000, or a tenth of the budget where that is less.
         partitions: more than 1 for two rounds, where embeddings do not fit in memory.
+        device: where products are done: `cpu`, which is numpy, or `cuda`. The centers are the same.
     """
 
     start: str = "random"
     start_size: int | None = None
     partitions: int = 1
+    device: str = "cpu"
 
     def check(self, given: Sequence[str], per_class: ClassRule | None) -> None:
         """Accepts a request beside `given`, the options that are of scores.
@@ -59,6 +62,8 @@ class CoverRequest:
             raise UsageError(
                 "--partitions cannot be with --per-class.", hint="One class at a time is in memory already."
             )
+        if self.device not in ("cpu", "cuda") or (self.device != "cpu" and (per_class or self.partitions > 1)):
+            raise UsageError(f"--device {self.device}: expected cpu; or cuda, without --per-class and --partitions.")
         if _kind(self.start) != "random" and self.start_size is not None:
             raise UsageError(f"--start-size is of --start random, not of '{self.start}'.")
 
@@ -171,8 +176,17 @@ def _choose(
     elif request.partitions > 1:
         found = k_centers_in_two_rounds(read, left, partitions=request.partitions, start_S=start_S, rank_N=rank_F)
     else:
-        found = k_centers(read(np.arange(len(row_F))), left, start=start_S, rank_N=rank_F)
+        x_FD = read(np.arange(len(row_F)))
+        found = k_centers(x_FD, left, start=start_S, rank_N=rank_F, kernel=_kernel(request.device, x_FD))
     return Centers(row_F[found.order_K], found.radius_K, found.cover_radius, found.lower_bound)
+
+
+def _kernel(device: str, x_ND: NDArray[np.float32]) -> Kernel | None:
+    if device == "cpu":
+        return None
+    from curate.proxy.products import TorchKernel  # prune knows torch for this alone
+
+    return TorchKernel(x_ND, device)
 
 
 def _quotas(

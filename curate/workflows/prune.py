@@ -333,7 +333,9 @@ def _check_cover(request: Request) -> None:
     elif request.index is None:
         acquisition(request.fn, [K_CENTERS])
     if request.fn != K_CENTERS and request.cover != CoverRequest():
-        raise UsageError(f"--start, --start-size and --partitions are of --fn {K_CENTERS}, not of '{request.fn}'.")
+        raise UsageError(
+            f"--start, --start-size, --partitions and --device are of --fn {K_CENTERS}, not of '{request.fn}'."
+        )
 
 
 def _is_seeded(request: Request) -> bool:

@@ -276,3 +276,12 @@ def test_a_name_that_is_nearly_k_centers_is_guessed(
     given = ["prune", "--scores", str(embedded), "--out", str(tmp_path / "m"), "--keep", "0.5", "--fn", "k_centres"]
     assert run(given) == 2
     assert "Did you mean 'k_centers'" in capsys.readouterr().err
+
+
+def test_a_device_that_cannot_be_is_refused(embedded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (
+        (["--device", "tpu"], "--device tpu: expected cpu"),
+        (["--device", "cuda", "--per-class", "equal"], "without --per-class"),
+    ):
+        assert prune(embedded, tmp_path / "m", "--keep", "0.5", *words) == 2
+        assert said in capsys.readouterr().err
