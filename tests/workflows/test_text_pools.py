@@ -176,6 +176,23 @@ def test_people_are_asked_about_texts(texts: Path, tmp_path: Path) -> None:
     assert '<Text name="text" value="$text" />' in (pictures / "label_studio.xml").read_text()
 
 
+def test_characters_are_scored_and_compared_with_words(
+    texts: Path, text_scores: Path, test_texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, words = tmp_path / "run", ["--proxy", "vdcnn9", "--set", "text.length=64", "--set", "train.batch_size=8"]
+    once = ["--seeds", "1", "--epochs", "1", "--embeddings", "--device", "cpu", "--out", str(out)]
+    assert run(["score", str(texts), *words, *once]) == 0
+    capsys.readouterr()
+    assert run(["compare", str(text_scores), str(out), "--json"]) == 0
+    assert "entropy" in capsys.readouterr().out
+    manifest = tmp_path / "m"
+    chosen = ["--scores", str(out), "--keep", "0.5", "--fn", "k_centers", "--out", str(manifest)]
+    assert run(["prune", *chosen]) == 0
+    targets = ["--target", "fasttext", "--target", "vdcnn9", "--test", str(test_texts), "--out", str(tmp_path / "t")]
+    assert run(["evaluate", str(manifest), *targets]) == 2
+    assert "'vdcnn9' reads characters, and fasttext reads words" in capsys.readouterr().err
+
+
 def test_a_vocabulary_of_one_word_is_scored(tmp_path: Path) -> None:
     members = [(f"k{n}.{kind}", data) for n in range(8) for kind, data in (("txt", b"same"), ("cls", b"%d" % (n % 2)))]
     write_tar(tmp_path / "pool" / "a.tar", members)
