@@ -10,6 +10,7 @@ import base64
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -42,8 +43,8 @@ def page(found: Report) -> str:
     return environment.get_template("report.html.j2").render(
         found=found, totals=found.head.totals, selection=found.head.selection, classes=_classes(found),
         options=_options(found), style=style, script=script, policy=_policy(style, script), width=WIDTH, height=HEIGHT,
-        shown=[*_named(found)], plurality=_plurality, bars=bars, at=_at, tallest=tallest, curves=curves,
-        evaluation=[COLUMNS, *map(cells_of, found.evaluation)],
+        shown=[*_named(found)], plurality=_plurality, beside_cut=partial(_beside_cut, found), curves=curves,
+        bars=bars, at=_at, tallest=tallest, evaluation=[COLUMNS, *map(cells_of, found.evaluation)],
     )  # fmt: skip
 
 
@@ -77,6 +78,18 @@ def _plurality(sample: Shown) -> str:
     """Returns the class that most members vote for, where votes are saved; else what was predicted."""
     votes = Counter(vote for _, vote in sample.votes)
     return votes.most_common(1)[0][0] if votes else sample.prediction
+
+
+def _beside_cut(found: Report, sample: Shown) -> str:
+    """Returns how many places before or after the cut a sample stands, empty where there is no cut."""
+    cut = found.histograms[0].cut_rank if found.histograms else None
+    fn = found.head.selection.fn
+    rank = next((rank for name, _, rank in sample.scores if name == fn), None)
+    if cut is None or rank is None or sample.reason:
+        return ""
+    if rank == cut:
+        return f", the last one kept by {fn}"
+    return f", {abs(rank - cut):,} places {'before' if rank < cut else 'after'} the cut by {fn}"
 
 
 def _named(found: Report) -> Iterator[tuple[str, Shown]]:

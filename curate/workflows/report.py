@@ -44,6 +44,7 @@ class Histogram:
         edges: of the bins, one more than there are.
         kept, dropped, outliers: samples in each bin.
         cut: score of the last one kept, None where there is no single one.
+        cut_rank: its rank from the hardest, None also where the easiest are kept.
         outliers_from: lowest score that was set aside, None without outliers.
     """
 
@@ -53,6 +54,7 @@ class Histogram:
     dropped: tuple[int, ...]
     outliers: tuple[int, ...]
     cut: float | None = None
+    cut_rank: int | None = None
     outliers_from: float | None = None
 
 
@@ -281,13 +283,15 @@ def _histograms(scored: _Scored) -> tuple[Histogram, ...]:
 
 def _main_histogram(scored: _Scored, ranking: Ranking) -> Histogram:
     selection, score_N, outlier_N = ranking.selection, np.asarray(ranking.score_N, dtype=np.float64), scored.outlier_N
-    cut = None
+    cut, cut_rank = None, None
     has_quotas = selection.per_class is not None or selection.min_per_class > 0
     if scored.kept_N.any() and not (has_quotas or selection.always or selection.base):
-        cut = float(score_N[last_of(np.flatnonzero(scored.kept_N), ranking.keys)])
+        last = last_of(np.flatnonzero(scored.kept_N), ranking.keys)
+        cut = float(score_N[last])
+        cut_rank = rank_of(last, ranking.keys) if selection.order == "hardest" else None
     aside = float(score_N[outlier_N].min()) if outlier_N is not None and outlier_N.any() else None
     plain = _histogram(selection.fn, score_N, scored, BINS)
-    return replace(plain, cut=cut, outliers_from=aside)
+    return replace(plain, cut=cut, cut_rank=cut_rank, outliers_from=aside)
 
 
 def _histogram(name: str, score_N: NDArray[np.float64], scored: _Scored, bins: int) -> Histogram:

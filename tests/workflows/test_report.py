@@ -129,6 +129,19 @@ def test_the_ranks_are_those_of_explain(toy_manifest: Path) -> None:
         assert found.decision is not None and found.decision.state == sample.state
 
 
+def test_a_sample_says_how_far_from_the_cut_it_is(toy_scores: Path, tmp_path: Path) -> None:
+    words = ["--scores", str(toy_scores), "--keep", "20", "--fn", "entropy", "--out", str(tmp_path / "m")]
+    assert run(["prune", *words]) == 0
+    page = drawn(tmp_path / "m", tmp_path / "r.html")
+    said = [text.strip() for parts in page.texts.values() for text in parts if "by entropy" in text]
+    rows = 47  # with a score: 19 before the last one kept, 27 after it
+    expected = [f", {n:,} places before the cut by entropy" for n in range(1, 20)]
+    expected += [f", {n:,} places after the cut by entropy" for n in range(1, rows - 19)]
+    assert sorted(text for text in said if "places" in text or "last" in text) == sorted(
+        [*expected, ", the last one kept by entropy"]
+    )
+
+
 def test_names_from_a_pool_are_text(tmp_path: Path) -> None:
     samples = [(f"{HOSTILE}{place}", CLASSES[place % 3]) for place in range(12)]
     page = drawn(pool_of(tmp_path, samples, text="</article><script>alert(2)</script> مرحبا 👋"), tmp_path / "r.html")
