@@ -77,7 +77,7 @@ class Embeddings:
         Cost: reads the file of every shard that a row lies in; memory of the result and of one shard.
 
         Raises:
-            RunError: a file is missing, damaged, or of another number of samples.
+            RunError: a file is missing, damaged, of another number of samples, or holds what is not finite.
         """
         shard_B = np.searchsorted(self._first_S, row_B, side="right") - 1
         by_shard_B = np.argsort(shard_B, kind="stable")
@@ -93,7 +93,14 @@ class Embeddings:
                 raise RunError(
                     f"{self._paths[shard]}: {part_ND.shape[1]} dimensions, not {result_BD.shape[1]}.", hint=HINT
                 )
-            result_BD[place_b] = part_ND[row_B[place_b] - self._first_S[shard]]
+            places_b = row_B[place_b] - self._first_S[shard]
+            result_BD[place_b] = part_ND[places_b]
+            bad_b = ~np.isfinite(result_BD[place_b]).all(axis=1)
+            if bad_b.any():
+                raise RunError(
+                    f"{self._paths[shard]}: scored sample {int(places_b[bad_b][0])} is not finite.",
+                    hint=f"Delete it. {HINT}",
+                )
         return np.zeros((0, 1), dtype=np.float32) if result_BD is None else result_BD
 
     def _load(self, shard: int) -> NDArray[Any]:

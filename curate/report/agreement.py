@@ -14,7 +14,7 @@ from curate.report.lines import Chart, Line, picture
 from curate.statistics import mean_and_spread
 
 LABEL = "How alike rankings are"
-MOST_TICKS = 11
+MOST_TICKS, MOST_FUNCTIONS = 11, 4
 Rows = Sequence[dict[str, Any]]
 
 
@@ -33,6 +33,11 @@ def page(svg: str) -> str:
 
 def _of_runs(rows: Rows) -> list[Chart]:
     fns = list(dict.fromkeys(row["fn"] for row in rows))
+    parts = [fns[at : at + MOST_FUNCTIONS] for at in range(0, len(fns), MOST_FUNCTIONS)]
+    return [chart for part in parts for chart in _of_functions([row for row in rows if row["fn"] in part], part)]
+
+
+def _of_functions(rows: Rows, fns: Sequence[str]) -> list[Chart]:
     lines = []
     for name in dict.fromkeys(row["run"] for row in rows):
         own = [row for row in rows if row["run"] == name and row["spearman"] == row["spearman"]]

@@ -89,8 +89,9 @@ def test_single_runs_are_held_against_the_targets_own(
 def test_epochs_and_votes_are_drawn(
     two_runs: tuple[Path, Path], toy_scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    one, two = two_runs
     page = tmp_path / "agreement.html"
-    words = [*two_runs, "--fn", "entropy", "--epochs", "--consensus", "--plot", page]
+    words = [one, two, "--fn", "entropy", "--epochs", "--consensus", "--plot", page]
     found = compared(capsys, *words)
     svg = page.read_text().partition("<body>")[2].partition("</body>")[0]
     root = ElementTree.fromstring(svg)  # noqa: S314  (written by this test)
@@ -100,6 +101,12 @@ def test_epochs_and_votes_are_drawn(
         assert f"one, epoch {epoch}: {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" in titles
     last = [row["last"] for row in found["consensus"][1]["checkpoints"]]
     assert f"two: last n, n 2: {100 * np.mean(last):.2f} ± {100 * np.std(last, ddof=1):.2f}" in titles
+    every = compared(capsys, one, "--target", two, "--plot", tmp_path / "all.svg")["single_runs"]
+    drawn = (tmp_path / "all.svg").read_text()
+    assert len({row["fn"] for row in every}) > 8
+    assert all(
+        f">two, {row['fn']}: " in drawn for row in every if row["is_target"] and row["spearman"] == row["spearman"]
+    )
     for code, wrong in ((2, ["--plot", str(tmp_path / "a.png")]), (2, ["--plot", str(tmp_path / "a.svg")])):
         assert run(["compare", *map(str, two_runs), "--fn", "entropy", *wrong]) == code
     assert not list(tmp_path.glob("a.*"))

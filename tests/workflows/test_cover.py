@@ -285,3 +285,17 @@ def test_a_device_that_cannot_be_is_refused(embedded: Path, tmp_path: Path, caps
     ):
         assert prune(embedded, tmp_path / "m", "--keep", "0.5", *words) == 2
         assert said in capsys.readouterr().err
+
+
+def test_embeddings_that_are_not_finite_are_named(
+    embedded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "scores"
+    shutil.copytree(embedded, out)
+    path = out / "embeddings" / "toy-0001.tar.npy"
+    half_ND = np.load(path)
+    half_ND[3, 2] = np.nan
+    np.save(path, half_ND)
+    assert prune(out, tmp_path / "m", "--keep", "0.5") == 1
+    assert "toy-0001.tar.npy: scored sample 3 is not finite" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
