@@ -46,14 +46,19 @@ def main() -> int:
         parser.error(f"no benchmark '{unknown[0]}'; known: {', '.join(NAMES)}")
     results = _kept(arguments.json) | {"machine": machine(), "quick": arguments.quick}
     results["repeats"] = 1 if arguments.quick else 5
-    for name in arguments.names or NAMES:
+    names = arguments.names or list(NAMES)
+    for name in names:
         started = time.perf_counter()
         print(f"{name} …", file=sys.stderr, flush=True)
         results["benchmarks"][name] = _result(name, arguments)
         print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+        _print(name, results["benchmarks"][name])
         if arguments.json:
             arguments.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    return _print(results, arguments.names or NAMES)
+    shown = {name: results["benchmarks"][name] for name in names}
+    unmet = missed({"benchmarks": shown})
+    print("\nEvery target is met." if not unmet else "\nMissed or not measured:\n" + "\n".join(f"- {m}" for m in unmet))
+    return 1 if any("failed" in result for result in shown.values()) else 0
 
 
 def _kept(path: Path | None) -> dict[str, Any]:
@@ -82,16 +87,11 @@ def _result(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
             return {"line": benchmark.line, "failed": f"{type(error).__name__}: {error}"[:300]}
 
 
-def _print(results: dict[str, Any], names: list[str]) -> int:
-    shown = {name: results["benchmarks"][name] for name in names}
-    for name, result in shown.items():
-        cases = [case_of(record) for record in result.get("cases", [])]
-        print(f"\n## {name}: {result['line']}\n")
-        print(table(cases) if cases else f"not measured: {result['failed']}")
-        print("".join(f"\n{case.name}: {case.note}" for case in cases if case.note))
-    unmet = missed({"benchmarks": shown})
-    print("\nEvery target is met." if not unmet else "\nMissed or not measured:\n" + "\n".join(f"- {m}" for m in unmet))
-    return 1 if any("failed" in result for result in shown.values()) else 0
+def _print(name: str, result: dict[str, Any]) -> None:
+    cases = [case_of(record) for record in result.get("cases", [])]
+    print(f"\n## {name}: {result['line']}\n")
+    print(table(cases) if cases else f"not measured: {result['failed']}")
+    print("".join(f"\n{case.name}: {case.note}" for case in cases if case.note), flush=True)
 
 
 if __name__ == "__main__":

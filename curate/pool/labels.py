@@ -38,9 +38,10 @@ class LabelSource:
     table: Mapping[tuple[str, str], str] = default(default_factory=dict)
     text_field: str = ""
 
-    def wants(self, extension: str) -> bool:
-        """Says whether an entry with this extension holds the label."""
-        return extension == {"cls": "cls", "json": "json"}.get(self.kind)
+    @property
+    def extension(self) -> str | None:
+        """The extension of the entries that hold labels, None where no entry does."""
+        return self.kind if self.kind in ("cls", "json") else None
 
     def read(self, shard: str, key: str, content: bytes | None) -> str | None:
         """Returns a sample's label as text, or None where it has none.
@@ -57,8 +58,8 @@ class LabelSource:
             return None
         text = _decoded(content)
         if self.kind == "json":
-            return _json_label(text, self.field, f"{printable(shard)}: {printable(key)}")
-        return _single(text.strip(), f"{printable(shard)}: {printable(key)}") or None
+            return _json_label(text, self.field, shard, key)
+        return _single(text.strip(), shard, key) or None
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _decoded(content: bytes) -> str:
         raise SampleError("the label is not UTF-8 text") from None
 
 
-def _json_label(text: str, field_name: str, where: str) -> str | None:
+def _json_label(text: str, field_name: str, *where: str) -> str | None:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -139,21 +140,23 @@ def _json_label(text: str, field_name: str, where: str) -> str | None:
     for part in [field_name] if isinstance(value, dict) and field_name in value else field_name.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     if isinstance(value, list | dict):
-        raise _multi_label(where)
+        raise _multi_label(*where)
     if value is None or isinstance(value, bool | int | str):
         return None if value is None else str(int(value) if isinstance(value, bool) else value)
     raise SampleError("the label is neither a whole number nor a name")
 
 
-def _single(text: str, where: str) -> str:
+def _single(text: str, *where: str) -> str:
+    if text.isalnum():  # the usual case, and no list
+        return text
     parts = text.replace(",", " ").split()
     if (len(parts) > 1 and all(is_class_id(part) for part in parts)) or text[:1] in ("[", "{"):
-        raise _multi_label(where)
+        raise _multi_label(*where)
     return text
 
 
-def _multi_label(where: str) -> UsageError:
+def _multi_label(*where: str) -> UsageError:
     return UsageError(
-        f"{where} has more than one label.",
+        f"{': '.join(map(printable, where))} has more than one label.",
         hint="Multi-label data cannot be scored: curate expects one class a sample.",
     )

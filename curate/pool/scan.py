@@ -17,12 +17,13 @@ from curate.errors import SampleError, ShardError
 from curate.pool.images import IMAGE_EXTENSIONS
 from curate.pool.labels import MAX_LABEL_BYTES, LabelSource
 from curate.pool.shards import Shard
-from curate.pool.sources import open_source
+from curate.pool.sources import BUFFER_BYTES, open_source
 from curate.pool.tar import Entry, Tally, entries, printable, split_key
 from curate.pool.texts import TEXT_EXTENSION
 from curate.samples import identities
 
 DIGEST_BYTES = 8
+SCAN_BYTES = 1 << 15  # read at once of a plain tar: most of it is data that is skipped
 NO_IMAGE, NO_TEXT = "no image entry", "no text entry"
 SCHEMA = pa.schema(
     [
@@ -69,7 +70,7 @@ class Scan:
     kind: str = "image"
 
 
-@dataclass
+@dataclass(slots=True)
 class _Sample:
     key: str
     start: int
@@ -95,7 +96,9 @@ def scan_shard(shard: Shard, labels: LabelSource, *, skip_faults: bool = False) 
     fault = ""
     status = stat(shard)
     try:
-        with open_source(shard.path, shard.name) as stream:
+        with open_source(
+            shard.path, shard.name, buffering=SCAN_BYTES if shard.codec == "tar" else BUFFER_BYTES
+        ) as stream:
             wanted = _wants(labels)
             for entry in entries(stream, shard.name, tally, wanted=wanted):
                 _add(entry, samples, shard, tally, labels)
@@ -153,9 +156,17 @@ def check_unchanged(shard: Shard) -> None:
 
 
 def _wants(labels: LabelSource) -> Callable[[str, int], bool]:
+    extension = labels.extension
+    if extension is None:
+        return lambda name, size: False
+    # Only a name that ends so can have that extension; most are told by that alone.
+    ending = f".{extension}"
+
     def wanted(name: str, size: int) -> bool:
+        if not name.lower().endswith(ending):
+            return False
         parts = split_key(name)
-        return parts is not None and labels.wants(parts[1]) and size <= MAX_LABEL_BYTES
+        return parts is not None and parts[1] == extension and size <= MAX_LABEL_BYTES
 
     return wanted
 
@@ -176,9 +187,9 @@ def _add(entry: Entry, samples: list[_Sample], shard: Shard, tally: Tally, label
         )
     sample.extensions.append(extension)
     sample.headers += hashlib.blake2b(entry.header, digest_size=DIGEST_BYTES).digest()
-    sample.end = entry.end
-    sample.size += entry.end - entry.start
-    if labels.wants(extension):
+    sample.end = end = entry.end
+    sample.size += end - entry.start
+    if extension == labels.extension:
         sample.label_entry = entry.content if entry.content is not None else b"\xff"
     if extension in IMAGE_EXTENSIONS and sample.image is None:
         sample.image = (entry.data, entry.size)
@@ -241,6 +252,7 @@ def _table(rows: list[dict[str, Any]], shard: Shard) -> pa.Table:
     identity_N = identities(shard.name, (row["key"] for row in rows))
     for row in rows:
         # Bytes that are not UTF-8 are shown escaped; the identity above was taken from the bytes.
-        row["key"] = row["key"].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        if not row["key"].isascii():
+            row["key"] = row["key"].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     columns = [pa.array([row[name] for row in rows], type=SCHEMA.field(name).type) for name in SCHEMA.names[:-1]]
     return pa.table([*columns, pa.array(identity_N)], schema=SCHEMA)

@@ -29,8 +29,8 @@ _WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
 _ZERO = bytes(BLOCK)
 _KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
 _OCTAL = re.compile(rb"[0-7]*")
-# Mode, owner, group, size and time as nearly every writer has them; then the device's two numbers.
-_USUAL = re.compile(rb"(?:[0-7]{6}[0-7 ][ \0]){3}(?:[0-7]{11}[ \0]){2}")
+# Mode, owner, group, size, time and checksum as nearly every writer has them; then the device's two numbers.
+_USUAL = re.compile(rb"(?:[0-7]{6}[0-7 ][ \0]){3}([0-7]{11})[ \0][0-7]{11}[ \0](?:([0-7]{6})\0 )?")
 _USUAL_DEVICE = re.compile(rb"\0{16}|(?:[0-7]{6}[0-7 ][ \0]){2}")
 _NUMBERS = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))
 _RESERVED = re.compile(r"__[^/]*__($|/)")
@@ -120,18 +120,19 @@ def entries(
     headers = HeaderReader(stream, shard)
     while (header := headers.next()) is not None:
         name, size = header.name, header.size
-        is_wanted = header.is_file and wanted is not None and wanted(name, size)
-        content = _read_exactly(stream, size) if is_wanted else None
-        rest = padded(size) - (len(content) if content is not None else 0)
+        is_file = header.is_file
+        content = _read_exactly(stream, size) if is_file and wanted is not None and wanted(name, size) else None
+        whole = padded(size)
+        rest = whole - (len(content) if content is not None else 0)
         if stream.skip(rest) != rest:
             raise ShardError(
                 f"{shard}: cut short inside '{printable(name)}', which begins at byte {header.start} and "
                 f"announces {size} bytes of data.",
                 hint="The shard was not written or copied completely. Copy or pack it again.",
             )
-        headers.at += padded(size)
+        headers.at += whole
         tally.preamble, tally.end, tally.first_block = headers.preamble, headers.at, headers.first_block
-        if header.is_file:
+        if is_file:
             yield Entry(name, header.start, header.data, size, header.blocks, content)
         else:
             tally.ignored += 1
@@ -231,16 +232,19 @@ class HeaderReader:
 
 
 def _checked_header(block: bytes, shard: str, at: int) -> tuple[bytes, int]:
+    total = _sum(block[:148]) + _sum(block[156:412]) + _sum(block[412:]) + 8 * 32
+    usual = _USUAL.match(block, 100) if _USUAL_DEVICE.match(block, 329) else None
+    if usual is not None and usual[2] is not None and int(usual[2], 8) == total:
+        return block[156:157], int(usual[1], 8)
     try:
         stored = int(block[148:156].strip(b" \0") or b"-1", 8)
     except ValueError:
         stored = -1
-    total = _sum(block[:256]) + _sum(block[256:]) - sum(block[148:156]) + 8 * 32
     # Some old writers sum signed characters; both sums are accepted, as tarfile and GNU tar do.
     if stored != total and stored != total - 256 * sum(b > 127 for b in block[:148] + block[156:]):
         what = "is not a tar archive" if at == 0 else f"has a damaged header at byte {at}"
         raise ShardError(f"{shard}: {what}.", hint="Expected tar shards. Copy or pack it again.")
-    if not (_USUAL.match(block, 100) and _USUAL_DEVICE.match(block, 329)):
+    if usual is None:
         _check_numbers(block, shard, at)
     return block[156:157], _number_field(block[124:136], shard, at)
 
