@@ -81,7 +81,11 @@ def _result(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="curate-bench-", dir=arguments.folder) as folder:
         setting = Setting(arguments.quick, arguments.large, Path(folder), data)
         try:
-            return {"line": benchmark.line, "cases": [case.record() for case in benchmark.run(setting)]}
+            return {
+                "line": benchmark.line,
+                "why": benchmark.why,
+                "cases": [case.record() for case in benchmark.run(setting)],
+            }
         except Exception as error:  # one that fails must not take the others' figures with it
             traceback.print_exc()
             return {"line": benchmark.line, "failed": f"{type(error).__name__}: {error}"[:300]}

@@ -24,7 +24,7 @@ Command = Callable[[int, Path], tuple[object, ...]]
 
 
 def bench(setting: Setting) -> list[Case]:
-    n = 32 if setting.quick else 400
+    n = 32 if setting.quick else 256
     folder = setting.folder
     for size in (n // 16, n, 4 * n, 16 * n):
         write_pool(folder / f"pool-{size}", size, 32)
@@ -48,7 +48,7 @@ def bench(setting: Setting) -> list[Case]:
     ]
     for size in (n // 16, n, 4 * n, 16 * n):
         shutil.rmtree(pool(size))
-    scale = 1_000 if setting.quick else 40_000
+    scale = 1_000 if setting.quick else 20_000
     return [*cases, *pruned(setting, scale)]
 
 

@@ -49,8 +49,8 @@ def missed(results: Mapping[str, Any]) -> list[str]:
         for case in map(case_of, benchmark.get("cases", [])):
             for target, reached, is_met in case.verdicts():
                 if not is_met:
-                    why = "not measured" if is_met is None else f"reached {reached:.3g}"
-                    found.append(f"{name}, {case.name}: {_asked(target)} of {target.arm}: {why}")
+                    why = "not measured" if is_met is None else f"reached {reached:.3g}. {benchmark.get('why', '')}"
+                    found.append(f"{name}, {case.name}: {_asked(target)} of {target.arm}: {why}".strip())
     return found
 
 
@@ -72,8 +72,6 @@ def _machine(name: str, results: Mapping[str, Any]) -> list[str]:
     unmet = missed(results)
     if unmet:
         parts += ["### Targets that are missed, or could not be measured here\n", *(f"- {line}" for line in unmet), ""]
-    if reasons := results.get("reasons"):
-        parts += ["Why:\n", *(f"- {benchmark}: {reason}" for benchmark, reason in reasons.items()), ""]
     return parts
 
 

@@ -58,7 +58,7 @@ def forward_all(plan: Plan, batches: list[torch.Tensor], members: list[tuple[int
 
 
 def bench(setting: suite.Setting) -> list[Case]:
-    images = 512 if setting.quick else 2048
+    images = 256 if setting.quick else 2048
     arms = {
         name: Arm(module("scoring", "--images", images, "--arm", arm))
         for name, arm in {OURS: OURS, LIMIT: "bare"}.items()

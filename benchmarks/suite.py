@@ -123,11 +123,19 @@ class Setting:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A row of the suite's table."""
+    """A row of the suite's table.
+
+    Attributes:
+        run: measures its cases.
+        line: what is done.
+        needs_gib: of disk.
+        why: what keeps it from targets that it is known to miss.
+    """
 
     run: Callable[[Setting], list[Case]]
     line: str
     needs_gib: float = 0.5
+    why: str = ""
 
 
 def machine() -> dict[str, Any]:

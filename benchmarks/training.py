@@ -142,7 +142,7 @@ TRAINERS = {OURS: train_ours, "stream": train_ours, "plain": train_plain, "stock
 
 
 def bench(setting: Setting) -> list[Case]:
-    steps = 4 if setting.quick else 24
+    steps = 2 if setting.quick else 16
     shards = sorted((setting.data / "cifar10").glob("train-*.tar.zst"))[:1] if setting.data else []
     what = "CIFAR-10" if shards else "made-up images"
     cases = []

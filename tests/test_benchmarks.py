@@ -26,7 +26,7 @@ def test_a_case_compares_medians_both_ways() -> None:
     assert rate.verdicts()[2][2] is True
     assert Case("", "s", rate.measured).speed("stock") == 0.25
     assert case_of(json.loads(json.dumps(rate.record()))) == rate
-    assert missed({"benchmarks": {"b": {"cases": [rate.record()]}}}) == ["b, images: ≥ 0.9 of limit: reached 0.8"]
+    assert missed({"benchmarks": {"b": {"cases": [rate.record()]}}}) == ["b, images: ≥ 0.9 of limit: reached 0.8."]
 
 
 def test_what_is_not_there_is_said_and_holds_no_number(monkeypatch: pytest.MonkeyPatch) -> None:

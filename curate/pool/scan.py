@@ -23,7 +23,7 @@ from curate.pool.texts import TEXT_EXTENSION
 from curate.samples import identities
 
 DIGEST_BYTES = 8
-SCAN_BYTES = 1 << 15  # read at once of a plain tar: most of it is data that is skipped
+SCAN_BYTES = 1 << 14  # read at once of a plain tar: most of it is data that is skipped
 NO_IMAGE, NO_TEXT = "no image entry", "no text entry"
 SCHEMA = pa.schema(
     [
