@@ -83,7 +83,7 @@ def train_plain(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64]) -> float:
 
 def train_stock(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64]) -> float:
     """The loop of both libraries' documentation, images decoded on the way; returns the mean loss."""
-    size = plan.spec.size_px
+    size, workers = plan.spec.size_px, min(2, len(pixels.rows.shards))
     transform = transforms.Compose([
         transforms.Resize(size), transforms.CenterCrop(size), transforms.RandomCrop(size, padding=size // 8),
         transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(plan.mean, plan.std),
@@ -96,7 +96,7 @@ def train_stock(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64]) -> float:
     model = build_model(plan.spec, seed=0).to(memory_format=torch.contiguous_format).to(plan.device)
     optimizer = build_optimizer(model, plan.train)
     total, seen = 0.0, 0
-    for inputs, labels in torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2):
+    for inputs, labels in torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=workers):
         loss = functional.cross_entropy(model(inputs.to(plan.device)), torch.as_tensor(labels).to(plan.device))
         optimizer.zero_grad()
         loss.backward()
@@ -143,7 +143,7 @@ TRAINERS = {OURS: train_ours, "stream": train_ours, "plain": train_plain, "stock
 
 def bench(setting: Setting) -> list[Case]:
     steps = 2 if setting.quick else 16
-    shards = sorted((setting.data / "cifar10").glob("train-*.tar.zst"))[:1] if setting.data else []
+    shards = sorted((setting.data / "cifar10").glob("train-*.tar.zst"))[:2] if setting.data else []
     what = "CIFAR-10" if shards else "made-up images"
     cases = []
     for device in ("cpu", "cuda"):

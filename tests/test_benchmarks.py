@@ -55,4 +55,4 @@ def test_the_suite_runs(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    assert all(OURS in case["measured"] for found in results["benchmarks"].values() for case in found["cases"])
+    assert all(any(OURS in case["measured"] for case in found["cases"]) for found in results["benchmarks"].values())
