@@ -132,6 +132,12 @@ def _measured(rows: list[dict[str, Any]]) -> Measured:
     return Measured(values, peak, rows[-1])
 
 
+def _without_places(errors: str) -> str:
+    """Returns the last line of what a process said, without where things lie here: it may be kept."""
+    last = (errors.strip().splitlines() or ["no message"])[-1]
+    return last.replace(str(ROOT), ".").replace(sys.prefix, "PYTHON").replace("|", "/")[:200]
+
+
 def _run(arm: Arm) -> dict[str, Any] | Absent:
     arm.before()
     environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
@@ -150,7 +156,7 @@ def _run(arm: Arm) -> dict[str, Any] | Absent:
             return Absent(f"took more than {SECONDS} s")
         taken = json.loads(report.read_text()) if report.exists() else {"code": process.returncode}
     if taken["code"] != 0:
-        return Absent(f"failed with {taken['code']}: {(errors.strip().splitlines() or ['no message'])[-1][:200]}")
+        return Absent(f"failed with {taken['code']}: {_without_places(errors)}")
     said = (out.strip().splitlines() or [""])[-1]
     about = {"peak_mib": taken["peak_mib"], "processor_seconds": round(taken["processor_seconds"], 3)}
     if arm.is_timed:

@@ -59,6 +59,7 @@ def _machine(name: str, results: Mapping[str, Any]) -> list[str]:
     versions = ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
     parts = [
         f"## {name}\n",
+        *(["A quick run: it says that all runs, not how fast.\n"] if results["quick"] else []),
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}, "
         f"Python {machine['python']}; {versions}. {results['repeats']} runs of each arm.\n",
     ]

@@ -176,7 +176,9 @@ class HeaderReader:
 
     def next(self) -> Header | None:
         """Returns the next header, the stream then standing at its data; None at the end."""
-        start, pending, fields = self.at, list[bytes](), dict[str, str]()
+        start = self.at
+        pending: list[bytes] = []
+        fields: dict[str, str] = {}
         while True:
             block = self._stream.read(BLOCK)
             self.first_block = self.first_block or block
@@ -228,7 +230,7 @@ class HeaderReader:
         size = 0 if kind in _WITHOUT_DATA else size
         name = fields["path"] if "path" in fields else _ustar_name(block)
         self.at += BLOCK
-        return Header(name, kind, size, start, self.at, b"".join([*pending, block]))
+        return Header(name, kind, size, start, self.at, b"".join([*pending, block]) if pending else block)
 
 
 def _checked_header(block: bytes, shard: str, at: int) -> tuple[bytes, int]:
