@@ -89,6 +89,26 @@ def rank_of(row: int, keys: Sequence[NDArray[Any]]) -> int:
     return before + 1
 
 
+def ranks_of(row_K: NDArray[np.int64], keys: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
+    """Returns the ranks of K samples, each that of `rank_of`, shape (K,).
+
+    Args:
+        row_K: rows with a score.
+        keys: of `order_keys`.
+
+    Cost: O(N log N) for the first key; a pass over N for each value of it that is tied.
+    """
+    first_N, value_K = keys[0], keys[0][row_K]
+    ordered_N = np.sort(first_N)
+    before_K, upto_K = (np.searchsorted(ordered_N, value_K, side=side) for side in ("left", "right"))
+    rank_K = before_K.astype(np.int64) + 1
+    for value in np.unique(value_K[upto_K - before_K > 1]) if len(keys) > 1 else ():
+        tied_N, mine_K = np.flatnonzero(first_N == value), value_K == value
+        place_K = np.searchsorted(tied_N, row_K[mine_K])
+        rank_K[mine_K] += ranks_of(place_K, [key_N[tied_N] for key_N in keys[1:]]) - 1
+    return rank_K
+
+
 def last_of(row_K: NDArray[np.int64], keys: Sequence[NDArray[Any]]) -> int:
     """Returns which of some samples comes last under `order_keys`. Cost: O(K)."""
     for key_N in keys:

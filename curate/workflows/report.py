@@ -22,7 +22,7 @@ from curate.manifest.origin import Origin, find_origin
 from curate.manifest.schema import Head
 from curate.manifest.verify import load_whole
 from curate.scores import SUMMARY, BadSample, Columns, read_record
-from curate.selection.rank import last_of, order_keys, rank_of
+from curate.selection.rank import last_of, order_keys, rank_of, ranks_of
 from curate.workflows.decision import Ranking, class_name, kept_of, labels_of, outliers_of, ranking_of, sort_keys
 from curate.workflows.explain import score_names
 from curate.workflows.galleries import Gallery, Pair, around, confused, gallery, ordered, suspects
@@ -349,9 +349,9 @@ def _ranks(scored: _Scored, rows: Sequence[int]) -> dict[int, tuple[tuple[str, f
         tie = ACQUISITIONS[name].tie if name in ACQUISITIONS and not scored.origin.index else None
         columns = scored.origin.columns([tie], null_is_nan=True) if tie else scored.columns
         keys = sort_keys(name, score_N, columns, "hardest")
-        for row in rows:
-            if not np.isnan(score_N[row]):
-                found[row].append((name, float(score_N[row]), rank_of(row, keys)))
+        scored_K = np.array([row for row in rows if not np.isnan(score_N[row])], dtype=np.int64)
+        for row, rank in zip(scored_K.tolist(), ranks_of(scored_K, keys).tolist(), strict=True):
+            found[row].append((name, float(score_N[row]), rank))
     return {row: tuple(scores) for row, scores in found.items()}
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import ScoreError, UsageError
-from curate.selection.rank import order_keys, take_first
+from curate.selection.rank import order_keys, rank_of, ranks_of, take_first
 
 
 def identity(*values):
@@ -134,3 +134,17 @@ def test_arrays_that_do_not_fit_are_refused():
 
 def test_an_empty_pool_has_an_empty_order():
     assert take_first(np.zeros(0), identity_N=identity(), count=0).shape == (0,)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0, float("nan")]), st.integers(0, 2)), min_size=1, max_size=30),
+    st.sampled_from(["hardest", "easiest"]),
+)
+@settings(max_examples=100, deadline=None)
+def test_ranks_of_several_samples_are_those_of_each(samples, order):
+    score_N, tie_N = (np.array(column, dtype=np.float64) for column in zip(*samples, strict=True))
+    identity_N = np.random.default_rng(len(samples)).permutation(len(samples)).astype(np.uint64)
+    rows = np.flatnonzero(~np.isnan(score_N))[::-1]
+    for tie in (tie_N, None):
+        keys = order_keys(score_N, tie_N=tie, identity_N=identity_N, order=order)
+        assert ranks_of(rows, keys).tolist() == [rank_of(int(row), keys) for row in rows]
