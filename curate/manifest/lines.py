@@ -22,6 +22,7 @@ from curate.pool.tar import printable
 
 FORMAT_VERSION = 1
 HEAD, LINES, INDEX, SOURCE = "manifest.json", "shards.jsonl.zst", "shards.idx", "source.json"
+CHUNK_BYTES = 1 << 16
 MAX_LINE_BYTES = 1 << 27  # ten million runs
 
 
@@ -107,13 +108,20 @@ def find_line(folder: Path, shard: str) -> Line:
     name, at, length = matches[0]
     with _reading(folder / LINES), (folder / LINES).open("rb") as file:
         frame = os.pread(file.fileno(), min(length, os.fstat(file.fileno()).st_size), at)
-        # A damaged header may announce any size: what is read decides how much memory is taken.
-        with zstandard.ZstdDecompressor().stream_reader(frame) as reader:
-            text = reader.read(MAX_LINE_BYTES)
+        text = _decompressed(frame)
     line = _line(text, folder)
     if line.name != name:
         raise ManifestError(f"{folder / INDEX}: leads from {printable(name)} to another shard.", hint="Prune again.")
     return line
+
+
+def _decompressed(frame: bytes) -> bytes:
+    """Returns a line. A damaged header may announce any size: what comes out decides how much memory is taken."""
+    parts = list[bytes]()
+    with zstandard.ZstdDecompressor().stream_reader(frame) as reader:
+        while (chunk := reader.read(CHUNK_BYTES)) and len(parts) * CHUNK_BYTES <= MAX_LINE_BYTES:
+            parts.append(chunk)
+    return b"".join(parts)
 
 
 def find_rows(folder: Path, shard: str) -> list[tuple[str, int, int]]:
@@ -194,6 +202,8 @@ def _with_prefix(rows: mmap.mmap, prefix: bytes) -> Iterator[tuple[str, int, int
     at = _bisect(rows, prefix)
     while at < len(rows) and rows[at : at + len(prefix)] == prefix:
         end = rows.find(b"\n", at)
+        if end < 0:
+            raise ValueError("its last row has no end")
         name, offset, length = rows[at:end].decode().split("\t")
         yield _unescape("/".join(reversed(name.rstrip("/").split("/")))), int(offset), int(length)
         at = end + 1

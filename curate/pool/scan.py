@@ -252,7 +252,11 @@ def _table(rows: list[dict[str, Any]], shard: Shard) -> pa.Table:
     identity_N = identities(shard.name, (row["key"] for row in rows))
     for row in rows:
         # Bytes that are not UTF-8 are shown escaped; the identity above was taken from the bytes.
-        if not row["key"].isascii():
-            row["key"] = row["key"].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        row["key"] = _shown(row["key"])
+        row["extensions"] = [_shown(extension) for extension in row["extensions"]]
     columns = [pa.array([row[name] for row in rows], type=SCHEMA.field(name).type) for name in SCHEMA.names[:-1]]
     return pa.table([*columns, pa.array(identity_N)], schema=SCHEMA)
+
+
+def _shown(name: str) -> str:
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -176,14 +176,14 @@ class HeaderReader:
 
     def next(self) -> Header | None:
         """Returns the next header, the stream then standing at its data; None at the end."""
-        start = self.at
+        start = first = self.at
         pending: list[bytes] = []
         fields: dict[str, str] = {}
         while True:
             block = self._stream.read(BLOCK)
             self.first_block = self.first_block or block
             if len(block) < BLOCK or block == _ZERO:
-                _check_end(self._stream, block, self._shard, self.at, bool(pending))
+                _check_end(self._stream, block, self._shard, self.at, self.at != first)
                 return None
             kind, size = _checked_header(block, self._shard, self.at)
             if kind not in _EXTENDED:
@@ -200,6 +200,10 @@ class HeaderReader:
                 fields.update(_pax_records(body[:size], self._shard, self.at))
             elif kind == _LONG_NAME:
                 fields["path"] = _text(body[:size])
+                if fields["path"] != _text(body):  # which tarfile would read on behind its size
+                    raise ShardError(
+                        f"{self._shard}: a long name without an end at byte {start}.", hint="Pack the shard again."
+                    )
             self.at += BLOCK + len(body)
             if kind == _PAX_GLOBAL and not pending:
                 start = self.at
@@ -307,7 +311,8 @@ def _pax_records(body: bytes, shard: str, at: int) -> dict[str, str]:
         digits, _, _ = rest.partition(b" ")
         length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
         word, equals, value = rest[len(digits) + 1 : length - 1].partition(b"=")
-        if not equals or length > len(rest) or rest[length - 1 : length] != b"\n":
+        is_torn = word == b"path" and b"\0" in value  # a name to its NUL for some readers, whole for others
+        if is_torn or not equals or length > len(rest) or rest[length - 1 : length] != b"\n":
             raise ShardError(f"{shard}: a damaged PAX header before byte {at}.", hint="Copy or pack it again.")
         records[_text(word)] = _text(value)
         rest = rest[length:]

@@ -17,3 +17,32 @@ def record(name: str, value: dict[str, Any]) -> None:
         figures[name] = {**figures.get(name, {}), **value}
         file.truncate(0)
         file.write(json.dumps(figures, indent=1, sort_keys=True) + "\n")
+
+
+def as_markdown(figures: dict[str, Any]) -> str:
+    """Returns what the last full run counted, as it stands in docs/reliability.md."""
+    kills, mutations, refused = figures["kills"], figures["mutations"], figures["refused changes"]
+    lines = [
+        f"Struck down and run again: {sum(kills.values()):,} times "
+        f"({', '.join(f'{name} {count:,}' for name, count in sorted(kills.items()))}); results that differed: 0.",
+        "",
+        f"Changes to files that the system refused: {sum(refused.values()):,}; results that differed after: 0.",
+        "",
+        "| mutated | mutations | changed what is parsed | bytes read | refused or found wrong | accepted |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    totals = [0] * 5
+    for name, counts in sorted(mutations.items()):
+        accepted = sum(count for outcome, count in counts["outcomes"].items() if outcome.startswith("accepted"))
+        row = [counts["mutations"], counts["changed"], counts["bytes"], counts["mutations"] - accepted, accepted]
+        totals = [total + value for total, value in zip(totals, row, strict=True)]
+        lines.append(f"| {name} | " + " | ".join(f"{value:,}" for value in row) + " |")
+    lines.append("| all | " + " | ".join(f"{value:,}" for value in totals) + " |")
+    return "\n".join([*lines, "", "Wrong results, tracebacks, hangs over 30 s, memory beyond 2 GiB: 0.", ""])
+
+
+def between_marks(page: str, text: str) -> str:
+    """Returns a page with other figures."""
+    before, begin, rest = page.partition("<!-- figures -->\n")
+    _, end, after = rest.partition("<!-- end of figures -->")
+    return before + begin + text + end + after

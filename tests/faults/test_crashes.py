@@ -143,9 +143,15 @@ def test_interrupted_while_it_is_still_importing(pool_folder: Path, tmp_path: Pa
     words = ["score", str(pool_folder), "--out", str(tmp_path / "scores"), *TOY, "--epochs", "50"]
     for place in range(12):
         command = [sys.executable, "-m", "curate", *words]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_in_the_foreground
+        )
         time.sleep(0.3 + 0.25 * place)
         process.send_signal(number)
         _, err = process.communicate(timeout=120)
         assert (process.returncode, "Traceback" in err) == (130, False), (place, err)
         assert "Go on with: curate score" in err
+
+
+def _in_the_foreground() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -71,6 +71,11 @@ def oracle_of_tar(data: bytes, codec: str) -> list[tuple[str, dict[str, bytes]]]
         return None
 
 
+def shown(name: str) -> str:
+    """Bytes that are not UTF-8 are escaped in tables."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def shard_check(folder: Path, codec: str) -> Callable[[bytes, bytes], tuple[str, bool]]:
     path = folder / f"x.{codec}"
     known: dict[bytes, Any] = {}
@@ -86,10 +91,9 @@ def shard_check(folder: Path, codec: str) -> Callable[[bytes, bytes], tuple[str,
         assert now is not None, "accepted what the oracle cannot read"
         plain = decompressed(after, codec)
         rows = table.to_pylist()
-        shown = [key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for key, _ in now]
-        assert [row["key"] for row in rows] == shown
+        assert [row["key"] for row in rows] == [shown(key) for key, _ in now]
         for row, (_, entries) in zip(rows, now, strict=True):
-            assert row["extensions"] == list(entries), (row, list(entries))
+            assert row["extensions"] == [shown(name) for name in entries], (row, list(entries))
             image = next((data for name, data in entries.items() if name in ("png", "jpg")), None)
             if row["image_start"]:
                 assert plain[row["image_start"] : row["image_start"] + row["image_size"]] == image

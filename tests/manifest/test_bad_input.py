@@ -19,7 +19,7 @@ from tars import contents, kept_keys, prune_by
 from curate.cli import run
 from curate.errors import CurateError
 from curate.manifest.kept import KeptReader
-from curate.manifest.lines import manifest_digest, read_lines
+from curate.manifest.lines import find_line, manifest_digest, read_lines
 from curate.manifest.serve import Served
 from curate.pool.tar import BLOCK
 
@@ -170,6 +170,13 @@ def test_a_cut_index_names_no_other_shard(toy_manifest: Path, pool_folder: Path,
             assert set(contents(tmp_path / shard)) <= set(contents(pool_folder / shard))
         else:
             assert b"__curate_error__" in done.stdout
+
+
+@pytest.mark.parametrize("rows", [b"toy-0000.tar/\t6\t0", b"toy-0000.tar/\t6\t0\ntoy-0000.tar/\t6", b"toy-0000.tar/\n"])
+def test_an_index_without_an_end_is_an_error_and_no_hang(toy_manifest: Path, rows: bytes) -> None:
+    (toy_manifest / "shards.idx").write_bytes(rows)
+    with pytest.raises(CurateError, match=r"shards\.idx: damaged or unreadable"):
+        find_line(toy_manifest, "toy-0000.tar")
 
 
 HARMFUL = ["../../up", "/absolute", "a/../../b"]

@@ -155,3 +155,9 @@ def test_every_odd_image_is_accounted_for(real_data: Path, tmp_path: Path) -> No
     keys = pool.read(0, ["key"])["key"].to_pylist()
     expected = {key for key, label in zip(keys, pool.labels(0).tolist(), strict=True) if label == 1}
     assert (report["samples"], broken) == (48, expected)
+
+
+def test_names_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
+    write_tar(tmp_path / "pool" / "x.tar", [("k\udcff.p\udcfeng", b"1"), ("k\udcff.png", b"1")])
+    pool = build_index([str(tmp_path / "pool")], tmp_path / "index", LabelSource())
+    assert pool.read(0, ["key", "extensions"]).to_pylist() == [{"key": "k\\xff", "extensions": ["p\\xfeng", "png"]}]

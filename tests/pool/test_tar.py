@@ -182,3 +182,36 @@ def test_two_names_for_one_entry_are_refused(tmp_path: Path, tar_format: int) ->
     path.write_bytes(first[:1024] + second)
     with pytest.raises(ShardError, match="two names for the entry at byte 0"):
         read(path)
+
+
+def test_a_global_header_that_nothing_follows_is_refused(tmp_path: Path) -> None:
+    """tarfile raises there, behind the last sample."""
+    path = tmp_path / "x.tar"
+    write_tar(path, [("a.jpg", b"1")])
+    with tarfile.open(fileobj=(out := io.BytesIO()), mode="w", pax_headers={"comment": "x"}):
+        pass
+    path.write_bytes(path.read_bytes()[:1024] + out.getvalue())
+    with pytest.raises(tarfile.ReadError), tarfile.open(path) as tar:
+        tar.getnames()
+    with pytest.raises(ShardError, match="cut short inside a header"):
+        read(path)
+
+
+def test_a_name_with_a_nul_is_refused(tmp_path: Path) -> None:
+    """tarfile reads it whole, others to the NUL."""
+    path, name = tmp_path / "x.tar", "n" * 60 + "~" + "n" * 60 + ".jpg"
+    write_tar(path, [(name, b"1")], tar_format=tarfile.PAX_FORMAT)
+    path.write_bytes(path.read_bytes().replace(b"~", b"\0", 1))
+    with pytest.raises(ShardError, match="a damaged PAX header"):
+        read(path)
+
+
+def test_a_long_name_that_does_not_end_is_refused(tmp_path: Path) -> None:
+    """tarfile reads on to the next NUL, others to the size that the header says."""
+    path = tmp_path / "x.tar"
+    write_tar(path, [("n" * 200 + ".jpg", b"1")], tar_format=tarfile.GNU_FORMAT)
+    data = bytearray(path.read_bytes())
+    data[512 + 204 : 512 + 300] = b"m" * 96
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match="a long name without an end at byte 0"):
+        read(path)
