@@ -23,7 +23,7 @@ DIGEST = "digest"
 def save_sealed(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes contiguous tensors of the CPU with their digest, under a temporary name that is then renamed."""
     sealed = {**metadata, DIGEST: _digest(tensors, metadata)}
-    durable.write_bytes(path, save(dict(tensors), metadata=sealed))
+    durable.write_bytes(path, _in_order(save(dict(tensors), metadata=sealed)))
 
 
 def load_sealed(path: Path, *, must: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -59,6 +59,14 @@ def read_header(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except Exception as error:  # as above
         raise _damaged(path, str(error)) from error
+
+
+def _in_order(data: bytes) -> bytes:
+    """Returns a file with its header's keys sorted: safetensors writes metadata in an order that varies."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

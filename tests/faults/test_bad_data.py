@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import TOY
 from safetensors.torch import load_file
 
@@ -132,3 +133,14 @@ def test_a_clock_that_goes_back_makes_no_time_negative(tmp_path: Path) -> None:
     lines = [json.dumps({"time": time, "process": process, "event": "x"}) for process, time in events]
     (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
     assert seconds_spent(tmp_path / "log.jsonl") == 3.0
+
+
+def test_equal_tensors_give_equal_bytes(tmp_path: Path) -> None:
+    """Also of metadata with several keys, which safetensors orders anew each time."""
+    about = {f"key-{n}": "x" for n in range(8)}
+    written = set()
+    for n in range(6):
+        save_sealed(tmp_path / str(n), {"a": torch.arange(5), "b": torch.ones(2, 3)}, about)
+        written.add((tmp_path / str(n)).read_bytes())
+        assert load_sealed(tmp_path / str(n))[1] == about
+    assert len(written) == 1
