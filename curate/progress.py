@@ -59,6 +59,7 @@ class Deadline:
 
     def note(self, text: str) -> None:
         self._progress.note(text)
+        self._look()
 
     def _look(self) -> None:
         if time.monotonic() >= self._end:

@@ -283,3 +283,14 @@ def test_a_target_that_does_not_fit_is_refused_before_anything_is_trained(
     assert said in capsys.readouterr().err
     assert not (tmp_path / "e" / "pixels").exists()
     assert not (tmp_path / "e" / "work").exists()
+
+
+def test_an_evaluation_whose_time_is_up_goes_on(
+    toy_manifest: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--seeds", "1", "--set", "train.epochs=1", "--max-time"]
+    assert evaluate(toy_manifest, test_folder, tmp_path / "e", *words, "0.001s") == 6
+    assert "Go on with: curate evaluate" in capsys.readouterr().err
+    assert not (tmp_path / "e" / "table.json").exists()
+    assert evaluate(toy_manifest, test_folder, tmp_path / "e", *words, "1h") == 0
+    assert (tmp_path / "e" / "table.json").exists()
