@@ -61,7 +61,7 @@ def _machine(name: str, results: Mapping[str, Any]) -> list[str]:
         f"## {name}\n",
         *(["A quick run: it says that all runs, not how fast.\n"] if results["quick"] else []),
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}, "
-        f"Python {machine['python']}; {versions}. {results['repeats']} runs of each arm.\n",
+        f"Python {machine['python']}; {versions}. Runs of each arm: {results['repeats']}.\n",
     ]
     for benchmark, result in results["benchmarks"].items():
         parts.append(f"### {benchmark}\n\n{result['line']}\n")

@@ -6,15 +6,17 @@ be measured says why, and holds no number.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms import Absent, Arm, Measured, measure
+from benchmarks.arms import PEERS, ROOT, Absent, Arm, Measured, measure
 
 OURS, LIMIT = "curate", "limit"
 PACKAGES = ("curate", "numpy", "pyarrow", "pillow", "torch", "torchvision", "timm", "webdataset")
@@ -138,14 +140,32 @@ class Benchmark:
     why: str = ""
 
 
-def machine() -> dict[str, Any]:
-    """Returns what the figures were measured on."""
+def versions_of(packages: Sequence[str]) -> dict[str, str]:
+    """Returns the versions of those packages that are installed."""
     versions = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
+    return versions
+
+
+def peer_versions() -> dict[str, str]:
+    """Returns the versions of the peers that the Python of CURATE_PEERS has and this one has not."""
+    names = [line for line in (ROOT / "benchmarks" / "peers.txt").read_text().splitlines() if line[:1].isalpha()]
+    if not os.environ.get(PEERS):
+        return versions_of(names)
+    code = f"import json; from benchmarks.suite import versions_of; print(json.dumps(versions_of({names})))"
+    words = [os.environ[PEERS], "-c", code]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    found: dict[str, str] = json.loads(done.stdout) if done.returncode == 0 else {}
+    return {name: number for name, number in found.items() if name not in PACKAGES}
+
+
+def machine() -> dict[str, Any]:
+    """Returns what the figures were measured on."""
+    versions = versions_of(PACKAGES) | peer_versions()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

@@ -20,75 +20,69 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+
+import numpy as np
+import torch
+import zstandard
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
 
 from benchmarks.arms import Arm, module, report, timed
 from benchmarks.pools import write_pool
 from benchmarks.suite import OURS, Benchmark, Case, Setting, Target, compared
+from curate.pool.writer import write_shards
+from curate.proxy.models import ModelSpec, build_model, stem_for
+from curate.proxy.training import has_fast_bf16
 
 PROXY, BATCH, RATE, KEEP = "preact_resnet20", 128, 0.1, 0.8
 
 
-def pictures_of(shards: Sequence[str]):
-    """Returns pixels (N, 3, H, W), labels and keys of small images."""
-    import numpy as np
-    import zstandard
-    from PIL import Image
-
+def pictures_of(shards: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
+    """Returns pixels (N, H, W, 3), labels and keys of small images."""
     pixels, labels, keys = [], [], []
     for path in shards:
-        data = Path(path).read_bytes()
-        if path.endswith(".zst"):
-            data = zstandard.ZstdDecompressor().stream_reader(data).read()
-        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            for entry in tar:
-                file = tar.extractfile(entry)
-                if file and entry.name.endswith(".cls"):
-                    labels.append(int(file.read()))
-                elif file:
-                    pixels.append(np.asarray(Image.open(file).convert("RGB")))
-                    keys.append(entry.name.partition(".")[0])
+        for key, sample in _entries([Path(path)]):
+            with Image.open(io.BytesIO(next(data for kind, data in sample.items() if kind != "cls"))) as image:
+                pixels.append(np.asarray(image.convert("RGB")))
+            labels.append(int(sample["cls"]))
+            keys.append(key)
     return np.stack(pixels), np.array(labels), keys
 
 
-def plain(shards: Sequence[str], test: Sequence[str], seeds: int, epochs: int, out: Path) -> float:
-    """Trains, scores and selects; returns the ensemble's test accuracy."""
-    import numpy as np
-    import torch
-    from torch.nn import functional
+def tensor(pixels_N: NDArray[np.uint8]) -> Tensor:
+    """Returns normalised images, shape (N, 3, H, W), channels_last."""
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    images = torch.from_numpy(pixels_N).permute(0, 3, 1, 2).float() / 255
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
-    from curate.proxy.models import ModelSpec, build_model, stem_for
-    from curate.proxy.training import has_fast_bf16
 
-    def tensor(pixels_N: np.ndarray) -> torch.Tensor:
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-        batch = torch.from_numpy(pixels_N).permute(0, 3, 1, 2).float() / 255
-        return ((batch - mean) / std).contiguous(memory_format=torch.channels_last)
+def shifted(batch: Tensor) -> Tensor:
+    """Returns a batch translated by up to 4 pixels and flipped at random."""
+    padded = functional.pad(batch, (4, 4, 4, 4))
+    at = torch.randint(0, 9, (len(batch), 2)).tolist()
+    cut = torch.stack([image[:, y : y + 32, x : x + 32] for image, (y, x) in zip(padded, at, strict=True)])
+    flip = torch.rand(len(batch)) < 0.5
+    cut[flip] = cut[flip].flip(3)
+    return cut.contiguous(memory_format=torch.channels_last)
 
-    def shifted(batch: torch.Tensor) -> torch.Tensor:
-        padded = functional.pad(batch, (4, 4, 4, 4))
-        at = torch.randint(0, 9, (len(batch), 2))
-        cut = torch.stack([p[:, y : y + 32, x : x + 32] for p, (y, x) in zip(padded, at.tolist(), strict=True)])
-        flip = torch.rand(len(batch)) < 0.5
-        cut[flip] = cut[flip].flip(3)
-        return cut.contiguous(memory_format=torch.channels_last)
 
-    pixels, labels, keys = pictures_of(shards)
-    inputs, target, size = tensor(pixels), torch.from_numpy(labels), len(pixels)
-    classes = int(target.max()) + 1
-    spec = ModelSpec(PROXY, classes, 3, 32, stem_for("auto", 32), "")
-    cast = torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16("cpu"))
+def trained(inputs: Tensor, target: Tensor, spec: ModelSpec, seeds: int, epochs: int) -> list[dict[str, Tensor]]:
+    """Returns the weights after each epoch of each seed."""
     members = []
     for seed in range(seeds):
         torch.manual_seed(seed)
         model = build_model(spec, seed=seed).train()
         optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
-        steps = epochs * -(-size // BATCH)
+        steps = epochs * -(-len(inputs) // BATCH)
         ramp = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=1 / epochs)
         for _ in range(epochs):
-            for rows in torch.randperm(size).split(BATCH):
-                with cast:
+            for rows in torch.randperm(len(inputs)).split(BATCH):
+                with cast():
                     logits = model(shifted(inputs[rows])).float()
                 loss = functional.cross_entropy(logits, target[rows])
                 optimizer.zero_grad(set_to_none=True)
@@ -96,41 +90,51 @@ def plain(shards: Sequence[str], test: Sequence[str], seeds: int, epochs: int, o
                 optimizer.step()
                 ramp.step()
             members.append({name: value.clone() for name, value in model.state_dict().items()})
-    model.eval()
+    return members
 
-    def probabilities(batches: torch.Tensor) -> torch.Tensor:
-        parts = []
-        with torch.inference_mode(), cast:
-            for weights in members:
-                model.load_state_dict(weights)
-                parts.append(torch.cat([model(batch).float().softmax(1) for batch in batches.split(256)]))
-        return torch.stack(parts)
 
-    probs = probabilities(inputs)
-    mean = probs.mean(0)
-    votes = functional.one_hot(probs.argmax(2), classes).sum(0)
+def cast() -> torch.autocast:
+    """Returns bfloat16 where the processor has it."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16("cpu"))
+
+
+def probabilities(members: Sequence[dict[str, Tensor]], spec: ModelSpec, inputs: Tensor) -> Tensor:
+    """Returns every member's class probabilities, shape (M, N, C)."""
+    model, parts = build_model(spec, seed=0).eval(), []
+    with torch.inference_mode(), cast():
+        for weights in members:
+            model.load_state_dict(weights)
+            parts.append(torch.cat([model(batch).float().softmax(1) for batch in inputs.split(256)]))
+    return torch.stack(parts)
+
+
+def plain(shards: Sequence[str], test: Sequence[str], seeds: int, epochs: int, out: Path) -> float:
+    """Trains, scores and selects; returns the ensemble's test accuracy."""
+    pixels, labels, keys = pictures_of(shards)
+    inputs, target, classes = tensor(pixels), torch.from_numpy(labels), int(labels.max()) + 1
+    spec = ModelSpec(PROXY, classes, 3, 32, stem_for("auto", 32), "")
+    members = trained(inputs, target, spec, seeds, epochs)
+    probs = probabilities(members, spec, inputs)
+    mean, votes = probs.mean(0), functional.one_hot(probs.argmax(2), classes).sum(0)
     ratio = 1 - votes.max(1).values / len(members)
-    mutual = -(mean * mean.clamp_min(1e-12).log()).sum(1) + (probs * probs.clamp_min(1e-12).log()).sum(2).mean(0)
-    kept = np.lexsort((-mutual.numpy(), -ratio.numpy()))[: round(KEEP * size)]
+    mutual = (probs * probs.clamp_min(1e-12).log()).sum(2).mean(0) - (mean * mean.clamp_min(1e-12).log()).sum(1)
+    kept = np.lexsort((-mutual.numpy(), -ratio.numpy()))[: round(KEEP * len(keys))]
     out.write_text("\n".join(keys[row] for row in sorted(kept)) + "\n")
     held, answers, _ = pictures_of(test)
-    return float((probabilities(tensor(held)).mean(0).argmax(1).numpy() == answers).mean())
+    return float((probabilities(members, spec, tensor(held)).mean(0).argmax(1).numpy() == answers).mean())
 
 
 def slice_of(shards: Sequence[Path], folder: Path, samples: int) -> list[Path]:
     """Returns a shard of the first samples of a dataset."""
-    from curate.pool.writer import write_shards
-
-    pixels = iter(_entries(shards))
-    return list(write_shards(folder, "slice", (next(pixels) for _ in range(samples)), total=samples,
-                             samples_per_shard=samples))  # fmt: skip
+    found = islice(_entries(shards), samples)
+    return list(write_shards(folder, "slice", found, total=samples, samples_per_shard=samples))
 
 
-def _entries(shards: Sequence[Path]):
-    import zstandard
-
+def _entries(shards: Sequence[Path]) -> Iterator[tuple[str, dict[str, bytes]]]:
     for path in shards:
-        data = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
+        data = path.read_bytes()
+        if path.suffix == ".zst":
+            data = zstandard.ZstdDecompressor().stream_reader(data).read()
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             sample: dict[str, bytes] = {}
             for entry in tar:
