@@ -34,6 +34,7 @@ from curate.workflows.cover import K_CENTERS, CoverRequest
 from curate.workflows.index import undecodable
 from curate.workflows.rounds import ANSWERS, MANIFEST, SELECTED, Round, write_rounds
 from curate.workflows.run import Request as RunRequest
+from curate.workflows.run import given_members
 from curate.workflows.score import score
 from curate.workflows.setting import Setting, open_pixels, settle
 
@@ -159,6 +160,7 @@ def check(request: Request) -> None:
         UsageError: no size, an unknown function, one that one member cannot be asked or that needs labels.
     """
     keeps = [parse_keep(keep) for keep in request.keeps]
+    given_members(RunRequest(request.shards, request.out, request.recipe, val=request.val))
     if request.fn not in FUNCTIONS:
         acquisition(request.fn)
         raise UsageError(f"'{request.fn}' needs the labels that are asked for.", hint=f"Known: {', '.join(FUNCTIONS)}.")

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from test_watch import FixedPixels
 
 from curate.errors import RunError
 from curate.proxy.models import ModelSpec
+from curate.proxy.sealed import load_sealed, save_sealed
 from curate.proxy.training import Plan, history_of, is_trained, member_path, settled_members, train_member
 from curate.recipe import Augment, Train
 
@@ -77,3 +79,13 @@ def test_patience_without_held_out_samples_is_refused(tmp_path: Path) -> None:
             plan, FixedPixels("rising"), np.arange(2, 12), seed=0, folder=tmp_path,
             progress=lambda epoch, seen: None, on_epoch=lambda epoch, model, record: None,
         )  # fmt: skip
+
+
+def test_equal_checkpoints_are_equal_files(tmp_path: Path) -> None:
+    tensors = {name: torch.arange(7, dtype=torch.float32) for name in ("b", "a")}
+    for number in range(20):
+        save_sealed(tmp_path / str(number), tensors, {"epoch": "é", "about": "x"})
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    read, metadata = load_sealed(tmp_path / "0")
+    assert torch.equal(read["a"], tensors["a"])
+    assert (metadata["epoch"], metadata["about"]) == ("é", "x")

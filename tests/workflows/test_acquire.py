@@ -177,6 +177,7 @@ def test_a_schedule_may_go_on_and_nothing_else_may_change(
         (["--initial", "0.2", "--schedule", "0.4", "--fn", "entropi"], "Did you mean 'entropy'"),
         (["--initial", "0.2", "--schedule", "0.4", "--fn", "loss"], "needs the labels that are asked for"),
         (["--initial", "0.2", "--schedule", "0.4", "--set", "train.seeds=1"], "needs 2 members"),
+        (["--initial", "0.2", "--schedule", "0.4", "--set", "train.schedule=patience"], "Give --val"),
         (["--initial", "2", "--schedule", "0.4"], "keeps no labelled sample of class"),
         (["--initial", "0.2", "--schedule", "0.4", "--label-from", "none"], "48 of 48 samples have no label"),
     ],
