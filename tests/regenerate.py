@@ -1,11 +1,13 @@
-"""Writes docs/cli.md, docs/consumers.md, docs/manifest.schema.json, docs/performance.md and docs/tables.md anew: python -m tests.regenerate"""
+"""Writes docs/cli.md, docs/consumers.md, docs/manifest.schema.json, docs/performance.md, docs/tables.md and the figures of docs/reliability.md anew: python -m tests.regenerate"""
 
+import json
 from pathlib import Path
 
 from benchmarks.page import page
 from curate.cli.reference import reference
 from curate.manifest.guide import guide
 from curate.manifest.schema import json_schema
+from tests.faults.figures import PATH, as_markdown, between_marks
 from tests.tables import tables
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -16,3 +18,6 @@ if __name__ == "__main__":
     (DOCS / "manifest.schema.json").write_text(json_schema())
     (DOCS / "performance.md").write_text(page())
     (DOCS / "tables.md").write_text(tables())
+    reliability = DOCS / "reliability.md"
+    figures = as_markdown(json.loads(PATH.read_bytes()))
+    reliability.write_text(between_marks(reliability.read_text(), figures))

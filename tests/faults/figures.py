@@ -21,7 +21,7 @@ def record(name: str, value: dict[str, Any]) -> None:
 
 def as_markdown(figures: dict[str, Any]) -> str:
     """Returns what the last full run counted, as it stands in docs/reliability.md."""
-    kills, mutations, refused = figures["kills"], figures["mutations"], figures["refused changes"]
+    kills, mutations, refused = (figures.get(name, {}) for name in ("kills", "mutations", "refused changes"))
     lines = [
         f"Struck down and run again: {sum(kills.values()):,} times "
         f"({', '.join(f'{name} {count:,}' for name, count in sorted(kills.items()))}); results that differed: 0.",
