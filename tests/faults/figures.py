@@ -20,13 +20,15 @@ def record(name: str, value: dict[str, Any]) -> None:
 
 
 def as_markdown(figures: dict[str, Any]) -> str:
-    """Returns what the last full run counted, as it stands in docs/reliability.md."""
+    """Returns what tests that passed have counted, as it stands in docs/reliability.md."""
     kills, mutations, refused = (figures.get(name, {}) for name in ("kills", "mutations", "refused changes"))
     lines = [
         f"Struck down and run again: {sum(kills.values()):,} times "
-        f"({', '.join(f'{name} {count:,}' for name, count in sorted(kills.items()))}); results that differed: 0.",
+        f"({', '.join(f'{name} {count:,}' for name, count in sorted(kills.items()))}).",
         "",
-        f"Changes to files that the system refused: {sum(refused.values()):,}; results that differed after: 0.",
+        f"Changes to files that the system refused: {sum(refused.values()):,}."
+        if refused
+        else "Refused changes: not run.",
         "",
         "| mutated | mutations | changed what is parsed | bytes read | refused or found wrong | accepted |",
         "|---|---:|---:|---:|---:|---:|",
@@ -38,7 +40,7 @@ def as_markdown(figures: dict[str, Any]) -> str:
         totals = [total + value for total, value in zip(totals, row, strict=True)]
         lines.append(f"| {name} | " + " | ".join(f"{value:,}" for value in row) + " |")
     lines.append("| all | " + " | ".join(f"{value:,}" for value in totals) + " |")
-    return "\n".join([*lines, "", "Wrong results, tracebacks, hangs over 30 s, memory beyond 2 GiB: 0.", ""])
+    return "\n".join([*lines, ""])
 
 
 def between_marks(page: str, text: str) -> str:
