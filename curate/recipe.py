@@ -147,8 +147,8 @@ class Recipe(Section):
     def _as_published(cls, tables: Any) -> Any:
         """Fills in what the proxy's own training sets and the recipe leaves open."""
         proxy, train = (tables.get(name, {}) for name in ("proxy", "train")) if isinstance(tables, dict) else ({}, None)
-        name = proxy.get("name") if isinstance(proxy, dict) else proxy.name
-        if not isinstance(train, dict) or name not in PUBLISHED:
+        name = proxy.get("name") if isinstance(proxy, dict) else getattr(proxy, "name", None)
+        if not isinstance(train, dict) or not isinstance(name, str) or name not in PUBLISHED:
             return tables
         published = dict(PUBLISHED[name])
         if "milestones" in published and isinstance(epochs := train.get("epochs"), int):

@@ -74,3 +74,10 @@ def test_a_recipe_that_is_no_toml_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text("[train\nepochs=")
     with pytest.raises(RecipeError, match="TOML"):
         load_recipe(tmp_path / "r.toml")
+
+
+@pytest.mark.parametrize("text", ["proxy = 3", "[proxy]\nname = [1]", "train = []", "text = 1"])
+def test_tables_of_other_kinds_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(RecipeError, match="should be"):
+        load_recipe(tmp_path / "r.toml")

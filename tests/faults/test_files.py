@@ -114,13 +114,13 @@ def test_a_shard_that_grows_while_it_is_scanned_is_refused(tmp_path: Path) -> No
     path = tmp_path / "pool" / "a.tar"
 
     class Growing(LabelSource):
-        """Asked about every entry: the first time, the file grows."""
+        """Asked when the file is open: then it grows."""
 
-        def wants(self, extension: str) -> bool:
-            if path.stat().st_size < 2_000_000:
-                with path.open("ab") as file:
-                    file.write(bytes(1_000_000))
-            return extension == "cls"
+        @property
+        def extension(self) -> str | None:
+            with path.open("ab") as file:
+                file.write(bytes(1_000_000))
+            return "cls"
 
     with pytest.raises(ShardError, match=r"a\.tar changed while it was read"):
         build_index([str(tmp_path / "pool")], tmp_path / "index", Growing())

@@ -30,7 +30,7 @@ from curate.manifest.verify import verify
 from curate.pool.labels import LabelSource, read_label_table
 from curate.pool.scan import scan_shard
 from curate.pool.shards import Shard
-from curate.recipe import Recipe, load_recipe
+from curate.recipe import PUBLISHED, Recipe, load_recipe
 from curate.workflows.prune import Request, prune
 
 MAX_BYTES = 1 << 26
@@ -303,6 +303,10 @@ def recipes(folder: Path, _scores: Path, _manifest: Path) -> list[Target]:
             return refused(error), now != was
         assert now is not None, "accepted what the oracle cannot read"
         default = Recipe().model_dump(mode="json")
+        published = PUBLISHED.get(now.get("proxy", {}).get("name"), {})
+        default["train"] |= {name: value for name, value in published.items() if name != "milestones"}
+        if "milestones" in published:  # they go with the epochs
+            default["train"].pop("milestones")
         for section, values in default.items():
             for name, value in values.items():
                 given = now.get(section, {}).get(name, value)
