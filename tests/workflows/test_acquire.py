@@ -119,6 +119,7 @@ def test_k_centers_start_from_what_is_labelled(pool_folder: Path, tmp_path: Path
     assert int(second.sum()) == 19
 
 
+@pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_manifests(
     acquired: Path, pool_folder: Path, test_folder: Path, tmp_path: Path
 ) -> None:

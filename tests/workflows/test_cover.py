@@ -83,6 +83,7 @@ def test_embeddings_are_what_the_classifier_of_the_last_member_is_given(embedded
     np.testing.assert_allclose(column(alone, "least_confidence"), 1 - probability.max(1), atol=0.02)
 
 
+@pytest.mark.slow
 def test_killed_in_mid_embedding_it_ends_with_the_same_bytes(
     toy_scores: Path, embedded: Path, pool_folder: Path, tmp_path: Path
 ) -> None:

@@ -130,7 +130,7 @@ def test_pretrained_targets_go_on_from_the_model_of_everything(
     assert "another --scheme" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [[], PRETRAIN], ids=["scratch", "pretrain"])
+@pytest.mark.parametrize("words", [[], pytest.param(PRETRAIN, marks=pytest.mark.slow)], ids=["scratch", "pretrain"])
 def test_a_killed_evaluation_goes_on(toy_manifest: Path, test_folder: Path, tmp_path: Path, words: list[str]) -> None:
     """Its figures are those of one that was left alone; finished epochs do not run again."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -89,9 +89,7 @@ def small_files(size: int) -> Callable[[], object]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-@pytest.mark.parametrize(
-    "size", [pytest.param(2_000, marks=pytest.mark.slow), pytest.param(100_000, marks=pytest.mark.slow), 1_500_000]
-)
+@pytest.mark.parametrize("size", [pytest.param(size, marks=pytest.mark.slow) for size in (2_000, 100_000, 1_500_000)])
 def test_a_score_that_finds_the_disk_full_goes_on_when_there_is_room(
     toy_scores: Path, pool_folder: Path, tmp_path: Path, size: int
 ) -> None:
