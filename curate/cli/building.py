@@ -9,6 +9,7 @@ import typer
 
 from curate import console
 from curate.cli.options import (
+    Copied,
     Device,
     EnsembleKind,
     Json,
@@ -59,6 +60,7 @@ def build_up(
     on_bad_shard: OnBadShard = "fail",
     max_bad: Annotated[float, typer.Option("--max-bad", min=0, max=1, help="Largest fraction of bad samples.")] = 0.1,
     device: Device = "auto",
+    copied: Copied = False,
     as_json: Json = False,
 ) -> None:
     """Grow a subset: train on what is kept, score everything, add the best. Resumes by itself."""
@@ -76,7 +78,7 @@ def build_up(
     request = work.Request(
         shards, out, schedule.split(","), fn, loaded, source, outliers=outliers, first_per_class=first_per_class,  # type: ignore[arg-type]  # checked above
         per_class=per_class, seed=seed, val=val or (), test=test or (), device=device,  # type: ignore[arg-type]  # checked above
-        skip_faults=skips(on_bad_shard), max_bad=max_bad,
+        skip_faults=skips(on_bad_shard), max_bad=max_bad, copied=copied,
     )  # fmt: skip
     with console.progress(quiet=as_json) as listener:
         records = work.build_up(request, listener)
@@ -123,6 +125,7 @@ def acquire(
     on_bad_shard: OnBadShard = "fail",
     max_bad: Annotated[float, typer.Option("--max-bad", min=0, max=1, help="Largest fraction of bad samples.")] = 0.1,
     device: Device = "auto",
+    copied: Copied = False,
     as_json: Json = False,
 ) -> None:
     """Active learning: train on what is labelled, choose what to label next. Resumes by itself."""
@@ -141,7 +144,7 @@ def acquire(
     request = work.Request(
         shards, out, initial, schedule.split(","), fn, oracle, loaded, source, seed=seed, val=val or (),
         test=test or (), device=device, skip_faults=skips(on_bad_shard), max_bad=max_bad, answers=answers or (),
-        classes=read_class_names(classes) if classes else (),
+        classes=read_class_names(classes) if classes else (), copied=copied,
     )  # fmt: skip
     with console.progress(quiet=as_json) as listener:
         acquired = work.acquire(request, listener)

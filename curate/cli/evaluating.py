@@ -9,6 +9,7 @@ import typer
 
 from curate import console
 from curate.cli.options import (
+    Copied,
     Device,
     Json,
     LabelField,
@@ -83,6 +84,7 @@ def evaluate(
     on_bad_shard: OnBadShard = "fail",
     root: Root = None,
     device: Device = "auto",
+    copied: Copied = False,
     max_time: MaxTime = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what has run so far; train nothing.")] = False,
     markdown: Annotated[bool, typer.Option("--md", help="Print Markdown.")] = False,
@@ -108,7 +110,7 @@ def evaluate(
     request = work.Request(
         manifests or (), test or (), out, loaded, target or (), seeds=seeds, members=target_members, equal=equal,
         scheme=scheme, scores=scores or (), labels=source, root=root, device=device, skip_faults=skips(on_bad_shard),
-        val=val or (), anew=anew,
+        val=val or (), anew=anew, copied=copied,
     )  # fmt: skip
     with console.progress(quiet=as_json) as listener:
         result = work.planned(request) if dry_run else work.evaluate(request, within_time(listener, max_time))

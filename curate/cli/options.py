@@ -57,6 +57,7 @@ TextField = Annotated[
     str, typer.Option("--text-field", help="Read texts from this field of .json entries.", metavar="FIELD")
 ]
 OnBadShard = Annotated[str, typer.Option("--on-bad-shard", help="fail, or skip and count its samples as failed.")]
+Copied = Annotated[bool, typer.Option("--copied", help="Shards may be copies with other times: scan those again.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 MaxTime = Annotated[
     str,

@@ -9,6 +9,7 @@ import typer
 
 from curate import console
 from curate.cli.options import (
+    Copied,
     Json,
     LabelField,
     LabelFrom,
@@ -78,6 +79,7 @@ def index(
     labels: Labels = None,
     text_field: TextField = "",
     on_bad_shard: OnBadShard = "fail",
+    copied: Copied = False,
     as_json: Json = False,
 ) -> None:
     """Scan the pool once: samples, classes, bad samples, byte ranges."""
@@ -85,7 +87,9 @@ def index(
 
     source = label_source(label_from, label_field, labels, text_field)
     with console.progress(quiet=as_json) as listener:
-        report = index_pool(shards, out, source, decode=decode, skip_faults=skips(on_bad_shard), progress=listener)
+        report = index_pool(
+            shards, out, source, decode=decode, skip_faults=skips(on_bad_shard), copied=copied, progress=listener
+        )
     if as_json:
         return console.show_json("index", report)
     console.say(f"{report['samples']:,} samples in {report['shards']:,} shards, {report['num_classes']} classes.")

@@ -10,6 +10,7 @@ import typer
 from curate import console
 from curate.cli.evaluating import show_evaluation
 from curate.cli.options import (
+    Copied,
     Device,
     EnsembleKind,
     Json,
@@ -76,9 +77,7 @@ def score(
     on_bad_shard: OnBadShard = "fail",
     max_bad: Annotated[float, typer.Option("--max-bad", min=0, max=1, help="Largest fraction of bad samples.")] = 0.1,
     device: Device = "auto",
-    copied: Annotated[
-        bool, typer.Option("--copied", help="Shards may be copies with other times: scan those again.")
-    ] = False,
+    copied: Copied = False,
     max_time: MaxTime = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; touch nothing.")] = False,
     as_json: Json = False,

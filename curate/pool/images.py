@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from curate.errors import SampleError
+from curate.pool.jpeg import ordinary_square
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"})
 MAX_PIXELS = 89_478_485  # PIL's own warning level: a quarter of a GiB as RGB
@@ -62,13 +63,9 @@ def decode_square(data: bytes, *, size_px: int, channels: int) -> NDArray[np.uin
     Raises:
         SampleError: as `decode` does.
     """
-    try:
-        with _opened(data) as image:
-            pixels = _square(image, size_px, "L" if channels == 1 else "RGB")
-    except SampleError:
-        raise
-    except Exception as error:  # PIL's plug-ins raise nearly every kind for damaged data
-        raise SampleError(f"cannot be decoded ({type(error).__name__})") from error
+    pixels = ordinary_square(data, size_px=size_px, channels=channels, max_pixels=MAX_PIXELS)
+    if pixels is None:
+        pixels = _any_square(data, size_px, "L" if channels == 1 else "RGB")
     if not size_px <= len(pixels) < 2 * size_px:
         pixels = _resampled(pixels, size_px)
     return pixels.reshape(len(pixels), len(pixels), channels)
@@ -98,6 +95,17 @@ def _opened(data: bytes) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise SampleError(f"has more than {MAX_PIXELS:,} pixels")
     return image
+
+
+def _any_square(data: bytes, size_px: int, mode: str) -> NDArray[np.uint8]:
+    """Returns what `decode_square` does for anything that PIL reads, not yet resampled."""
+    try:
+        with _opened(data) as image:
+            return _square(image, size_px, mode)
+    except SampleError:
+        raise
+    except Exception as error:  # PIL's plug-ins raise nearly every kind for damaged data
+        raise SampleError(f"cannot be decoded ({type(error).__name__})") from error
 
 
 def _square(image: Image.Image, size_px: int, mode: str) -> NDArray[np.uint8]:

@@ -204,8 +204,10 @@ def _scan_into(folder: Path, shard: Shard, labels: LabelSource, *, skip_faults: 
     if known:
         status = stat(shard)
         is_same_time = known.mtime_ns == status.st_mtime_ns
-        if known.bytes != status.st_size or not (is_same_time or copied):
+        if known.bytes != status.st_size:
             raise _changed(folder, shard, f"{known.bytes:,} bytes then, {status.st_size:,} now")
+        if not (is_same_time or copied):
+            raise _changed(folder, shard, "as long as it was, but written at another time")
         if is_same_time:
             return known
     scan, table = scan_shard(shard, labels, skip_faults=skip_faults)

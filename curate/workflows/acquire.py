@@ -59,6 +59,7 @@ class Request:
             labels are there from the beginning, and people are asked for the others.
         answers: CSVs of labels for the round that waits, beside its own `to_label.csv`.
         classes: the names of all classes, where they are known.
+        copied: as in `score`.
         seed: of the first draw, and of `random`.
     """
 
@@ -78,6 +79,7 @@ class Request:
     max_bad: float = 0.1
     answers: Sequence[Path] = ()
     classes: Sequence[str] = ()
+    copied: bool = False
 
     @property
     def keeps(self) -> list[str]:
@@ -178,7 +180,7 @@ def check(request: Request) -> None:
 def _index(request: Request, progress: Progress) -> Pool:
     return build_index(
         request.shards, request.out / INDEX, request.labels, skip_faults=request.skip_faults,
-        progress=as_stage(progress, "index", "shards"),
+        copied=request.copied, progress=as_stage(progress, "index", "shards"),
     )  # fmt: skip
 
 
@@ -247,6 +249,7 @@ def _score(work: Acquisition, number: int) -> None:
         request.shards, this.scores, request.recipe, request.labels, val=request.val, test=request.test,
         device=request.device, skip_faults=request.skip_faults, max_bad=request.max_bad,
         embeddings=request.fn == K_CENTERS, within=this.manifest, answers=_answers(work, number + 1),
+        copied=request.copied,
     )  # fmt: skip
     score(run, work.progress, pixels=work.pixels)
 

@@ -63,6 +63,7 @@ class Request:
     device: str = "auto"
     skip_faults: bool = False
     max_bad: float = 0.1
+    copied: bool = False
 
 
 def build_up(request: Request, progress: Progress | None = None) -> list[dict[str, Any]]:
@@ -154,7 +155,7 @@ def _manifest(request: Request, number: int) -> Path:
 def _run_request(request: Request, out: Path, within: Path | None = None) -> RunRequest:
     return RunRequest(
         request.shards, out, request.recipe, request.labels, val=request.val, test=request.test, device=request.device,
-        skip_faults=request.skip_faults, max_bad=request.max_bad, within=within,
+        skip_faults=request.skip_faults, max_bad=request.max_bad, within=within, copied=request.copied,
     )  # fmt: skip
 
 

@@ -61,6 +61,7 @@ class Request:
         root: where the pool lies, if it moved.
         val: what is held out of every training, and steers it where the recipe asks for that: as in `score`.
         anew: how each seed trains a proxy and selects, in place of manifests.
+        copied: as in `score`.
     """
 
     manifests: Sequence[Path]
@@ -79,6 +80,7 @@ class Request:
     skip_faults: bool = False
     val: Sequence[str] = ()
     anew: Anew | None = None
+    copied: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def _run_request(request: Request, recipe: Recipe) -> RunRequest:
     shards = request.anew.shards if request.anew else _shards_of(request)
     return RunRequest(
         shards, request.out, recipe, request.labels, val=request.val, test=request.test, device=request.device,
-        skip_faults=request.skip_faults,
+        skip_faults=request.skip_faults, copied=request.copied,
     )  # fmt: skip
 
 

@@ -21,7 +21,14 @@ CHECK_PX = 32
 
 
 def index_pool(
-    shards: Sequence[str], out: Path | None, labels: LabelSource, *, decode: bool, skip_faults: bool, progress: Progress
+    shards: Sequence[str],
+    out: Path | None,
+    labels: LabelSource,
+    *,
+    decode: bool,
+    skip_faults: bool,
+    progress: Progress,
+    copied: bool = False,
 ) -> dict[str, Any]:
     """Returns what a pool holds; keeps the index in `out` if there is one.
 
@@ -32,18 +39,21 @@ def index_pool(
         decode: decode every image or text too.
         skip_faults: count the samples of damaged shards as failed.
         progress: who listens.
+        copied: shards may have other times than when they were indexed; see `build_index`.
     """
+
+    def scan(folder: Path) -> Pool:
+        stage = as_stage(progress, "index", "shards")
+        return build_index(shards, folder, labels, skip_faults=skip_faults, copied=copied, progress=stage)
+
     if out is None:
         with tempfile.TemporaryDirectory(prefix="curate-index-") as folder:
-            return _report(shards, Path(folder), labels, decode=decode, skip_faults=skip_faults, progress=progress)
+            return _report(scan(Path(folder)), decode=decode, progress=progress)
     with durable.lock(out):
-        return _report(shards, out, labels, decode=decode, skip_faults=skip_faults, progress=progress)
+        return _report(scan(out), decode=decode, progress=progress)
 
 
-def _report(
-    shards: Sequence[str], out: Path, labels: LabelSource, *, decode: bool, skip_faults: bool, progress: Progress
-) -> dict[str, Any]:
-    pool = build_index(shards, out, labels, skip_faults=skip_faults, progress=as_stage(progress, "index", "shards"))
+def _report(pool: Pool, *, decode: bool, progress: Progress) -> dict[str, Any]:
     bad = [BadSample(*sample) for sample in bad_samples(pool)]
     if decode:
         progress.stage("decode", pool.total, f"{pool.kind}s")

@@ -13,6 +13,7 @@ from PIL import Image
 from curate.cli import run
 from curate.errors import SampleError
 from curate.pool.images import MAX_PIXELS, decode, native_side
+from curate.pool.jpeg import ordinary_square
 
 SIDE = 16
 RED, GREEN, BLUE = (200, 30, 20), (10, 180, 40), (30, 60, 210)
@@ -159,6 +160,66 @@ def test_a_jpeg_at_a_smaller_scale_looks_like_the_whole_one(width: int, height: 
     box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
     whole = Image.open(io.BytesIO(data)).convert("RGB").resize((48, 48), Image.Resampling.BILINEAR, box=box)
     assert np.abs(rgb(data, 48).astype(int) - np.asarray(whole)).mean() < 2
+
+
+def by_pil(data: bytes, size_px: int, channels: int) -> NDArray[np.uint8]:
+    """The middle square of a JPEG, as PIL alone decodes it at the smallest scale that covers `size_px`."""
+    with Image.open(io.BytesIO(data)) as image:
+        wanted = size_px / min(image.size)
+        image.draft(None, (max(1, int(image.width * wanted)), max(1, int(image.height * wanted))))
+        image = image.convert("L" if channels == 1 else "RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side))).reshape(side, side, channels)
+
+
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (97, 400), (64, 64), (33, 35), (16, 17), (15, 40)])
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 1}, {"progressive": True}, {"quality": 30}])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_an_ordinary_jpeg_has_the_bytes_that_pil_gives(
+    mode: str, options: dict[str, object], width: int, height: int
+) -> None:
+    data = encoded(scene(width, height).convert(mode), "JPEG", **options)
+    for size_px, channels in [(8, 3), (16, 3), (31, 3), (64, 3), (224, 3), (24, 1)]:
+        fast = ordinary_square(data, size_px=size_px, channels=channels, max_pixels=MAX_PIXELS)
+        # Whose scale would not be certain, and whose colours would have to be weighed, are left to PIL.
+        assert (fast is None) == (min(width, height) < 16 or (mode == "RGB" and channels == 1))
+        if fast is not None:
+            assert np.array_equal(fast, by_pil(data, size_px, channels))
+
+
+def test_what_is_not_an_ordinary_jpeg_is_left_to_pil() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(scene(40, 30), "JPEG", exif=exif)
+    several = encoded(scene(40, 30), "MPO", save_all=True, append_images=[scene(40, 30)])
+    cmyk = encoded(scene(40, 30).convert("CMYK"), "JPEG")
+    plain = encoded(scene(40, 30), "JPEG")
+    for data in (turned, several, cmyk, plain[:-40], encoded(scene(40, 30), "PNG"), b""):
+        assert ordinary_square(data, size_px=16, channels=3, max_pixels=MAX_PIXELS) is None
+    assert ordinary_square(plain, size_px=16, channels=3, max_pixels=1199) is None
+    assert ordinary_square(plain, size_px=16, channels=3, max_pixels=1200) is not None
+
+
+def test_a_damaged_jpeg_is_what_pil_says_of_it() -> None:
+    """Bits flipped anywhere, bytes cut out: decoded here means decoded so by PIL, or not by PIL at all."""
+    draw, whole = np.random.default_rng(0), encoded(scene(90, 70), "JPEG", quality=80)
+    decoded = 0
+    for _ in range(400):
+        data = bytearray(whole)
+        at = int(draw.integers(2, len(data)))
+        if draw.integers(2):
+            data[at] ^= 1 << int(draw.integers(8))
+        else:
+            del data[at : at + int(draw.integers(1, 9))]
+        fast = ordinary_square(bytes(data), size_px=32, channels=3, max_pixels=MAX_PIXELS)
+        decoded += fast is not None
+        try:
+            expected = by_pil(bytes(data), 32, 3)
+        except Exception:  # noqa: S112 - PIL refuses damaged data in many ways
+            continue
+        assert fast is None or np.array_equal(fast, expected)
+    assert decoded > 20
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 500), (500, 1), (3, 2)])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import PER_SHARD, SHARDS, png, write_tar
 
+from curate.cli import run
 from curate.errors import RunError, ShardError, UsageError
 from curate.pool.index import Pool, build_index
 from curate.pool.labels import LabelSource, read_label_table
@@ -134,6 +135,20 @@ def test_a_shard_that_was_copied_is_scanned_again_if_asked_for(tmp_path: Path) -
     for _ in range(2):  # what was refused is refused again
         with pytest.raises(RunError, match="its samples are others"):
             build_index([str(tmp_path / "p")], tmp_path / "i", LabelSource(), copied=True)
+
+
+def test_every_command_that_scans_can_be_told_of_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tar(tmp_path / "p" / "x.tar", [("a.png", IMAGE), ("a.cls", b"0"), ("b.png", IMAGE), ("b.cls", b"1")])
+    command = ["index", str(tmp_path / "p"), "--out", str(tmp_path / "i")]
+    assert run(command) == 0
+    os.utime(tmp_path / "p" / "x.tar", (1, 1))
+    assert run(command) != 0
+    assert "written at another time" in capsys.readouterr().err
+    assert run([*command, "--copied"]) == 0
+    for name in ("index", "score", "build-up", "acquire", "evaluate"):
+        capsys.readouterr()
+        assert run([name, "--help"]) == 0
+        assert "--copied" in capsys.readouterr().out, name
 
 
 @pytest.mark.parametrize("source", ["nowhere/", "nowhere/{0..2}.tar", "https://host/x.tar", "pipe:cat x.tar"])
