@@ -26,7 +26,8 @@ from curate.cli.options import (
 @app.command()
 def pack(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A folder CLASS/IMAGE, a CSV of files, or a dataset's root.")
+        Path,
+        typer.Argument(metavar="SOURCE", help="A folder CLASS/FILE, a CSV of files or texts, a dataset's root."),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The shards' folder.")],
     reader: Annotated[
@@ -47,7 +48,7 @@ def pack(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffled order.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Turn a folder of images, a CSV or a torchvision dataset into shards."""
+    """Turn a folder of images or texts, a CSV or a torchvision dataset into shards."""
     from curate.workflows import pack as work
 
     request = work.Request(

@@ -1,4 +1,4 @@
-"""What `curate pack` reads: a folder of images, or a CSV that lists files.
+"""What `curate pack` reads: a folder of images or texts, a CSV that lists files, or one that holds texts.
 
 A key is the file's path without its extension, `%` and dots of the name escaped (readers of shards cut
 names at the first dot): distinct files never share a key, and the path can be had back from it.
@@ -17,6 +17,9 @@ from curate.errors import UsageError
 from curate.pool.images import IMAGE_EXTENSIONS
 from curate.pool.labels import is_class_id
 from curate.pool.tar import printable
+from curate.pool.texts import TEXT_EXTENSION
+
+MAX_FIELD = 1 << 24  # characters: a text of a CSV may be as long
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Listing:
         keys: one a sample.
         labels: class ids, None where a sample has none.
         names: class names by id; empty where ids are all there is.
-        load: place in the listing → (extension, bytes of the image).
+        load: place in the listing → (extension, bytes of the image or text).
         skipped: files that are no samples, by reason.
         folder, paths: where the samples' files lie, one a sample; None and empty where they are no files.
     """
@@ -42,26 +45,26 @@ class Listing:
 
 
 def list_folder(folder: Path, classes: Sequence[str], *, labelled: bool) -> Listing:
-    """Lists the images below a folder; the first folder on the way is the class.
+    """Lists the images below a folder, or its texts if it has no image; the first folder on the way is the class.
 
     Args:
-        folder: the images' common folder.
+        folder: the samples' common folder.
         classes: class names by id; empty for the sorted names of the folder's subfolders.
-        labelled: refuse images outside of class folders; without it no image gets a label.
+        labelled: refuse samples outside of class folders; without it no sample gets a label.
 
     Raises:
-        UsageError: no images, images outside of class folders, a folder that is no class.
+        UsageError: no samples, samples outside of class folders, a folder that is no class.
     """
-    paths, skipped = _images(folder)
+    paths, skipped = _samples(folder)
     if not paths:
-        raise UsageError(f"{folder}: no images.", hint=f"Looked for {', '.join(sorted(IMAGE_EXTENSIONS))}.")
+        raise _nothing(folder)
     if not labelled:
         return _files(folder, paths, [None] * len(paths), (), skipped)
     outside = [path for path in paths if len(path.parts) == 1]
     if outside:
         raise UsageError(
-            f"{folder}: {len(outside):,} images lie in no class folder, such as '{printable(str(outside[0]))}'.",
-            hint="Expected CLASS/.../IMAGE. To pack without labels, add --unlabelled.",
+            f"{folder}: {len(outside):,} files lie in no class folder, such as '{printable(str(outside[0]))}'.",
+            hint="Expected CLASS/.../FILE. To pack without labels, add --unlabelled.",
         )
     found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     names = tuple(classes or found)
@@ -69,16 +72,21 @@ def list_folder(folder: Path, classes: Sequence[str], *, labelled: bool) -> List
 
 
 def list_table(table: Path, classes: Sequence[str], *, root: Path | None) -> Listing:
-    """Lists the files of a CSV with the columns `path`, `label` and, if wanted, `key`.
+    """Lists the samples of a CSV with the columns `path` or `text`, `label` and, if wanted, `key`.
 
     Labels that are all whole numbers are class ids; others are names, with ids in sorted order. An
     empty label is none. Paths are relative to `root`, or else to the CSV's folder. Files that are no
-    images are left out and counted.
+    images, or no texts where there is no image, are left out and counted. Texts of the CSV itself are
+    held in memory, and their keys are the numbers of their rows.
 
     Raises:
         UsageError: not a CSV, a column or a file is missing, a key twice, a label of no class.
     """
     listed = list(_rows(table))
+    if listed and "text" in listed[0]:
+        labels, names = _table_labels(table, listed, classes)
+        keys = [row.get("key") or f"{number:08d}" for number, row in enumerate(listed)]
+        return Listing(_checked(keys), labels, names, lambda n: (TEXT_EXTENSION, listed[n]["text"].encode()), {})
     folder = root or table.parent
     for number, path in enumerate(PurePosixPath(row["path"]) for row in listed):
         if not (folder / path).is_file():
@@ -86,18 +94,25 @@ def list_table(table: Path, classes: Sequence[str], *, root: Path | None) -> Lis
                 f"{table}, row {number + 1}: no file '{printable(str(path))}'.",
                 hint=f"Looked in {folder}. Paths are relative to --root, or else to the CSV.",
             )
-    rows = [row for row in listed if _is_image(PurePosixPath(row["path"]))]
-    skipped = {"not an image": len(listed) - len(rows)} if len(rows) < len(listed) else {}
-    if not rows:
-        raise UsageError(f"{table}: no images.", hint=f"Looked for {', '.join(sorted(IMAGE_EXTENSIONS))}.")
+    wanted, skipped = _wanted([PurePosixPath(row["path"]) for row in listed])
+    if not wanted:
+        raise _nothing(table)
+    rows = [listed[place] for place in wanted]
+    labels, names = _table_labels(table, rows, classes)
+    keys = [row.get("key", "") for row in rows]
     paths = [PurePosixPath(row["path"]) for row in rows]
+    return _files(folder, paths, labels, names, skipped, keys=keys if any(keys) else None)
+
+
+def _table_labels(
+    table: Path, rows: Sequence[Mapping[str, str]], classes: Sequence[str]
+) -> tuple[list[int | None], tuple[str, ...]]:
     texts = [row.get("label", "").strip() for row in rows]
     present = sorted({text for text in texts if text})
-    is_ids = not classes and all(is_class_id(text) for text in present)
-    names = () if is_ids else tuple(classes or present)
-    labels = [int(text) if text else None for text in texts] if is_ids else _ids(texts, names, str(table))
-    keys = [row.get("key", "") for row in rows]
-    return _files(folder, paths, labels, names, skipped, keys=keys if any(keys) else None)
+    if not classes and all(is_class_id(text) for text in present):
+        return [int(text) if text else None for text in texts], ()
+    names = tuple(classes or present)
+    return _ids(texts, names, str(table)), names
 
 
 def read_classes(path: Path | None) -> tuple[str, ...]:
@@ -113,8 +128,8 @@ def read_classes(path: Path | None) -> tuple[str, ...]:
     return names
 
 
-def _images(folder: Path) -> tuple[list[PurePosixPath], Counter[str]]:
-    """Returns the images below a folder in sorted order, links followed, and what else is there."""
+def _samples(folder: Path) -> tuple[list[PurePosixPath], Counter[str]]:
+    """Returns the images or texts below a folder in sorted order, links followed, and what else is there."""
     paths, skipped = list[PurePosixPath](), Counter[str]()
     for place, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
         loops = {name for name in folders if _leads_back(Path(place, name))}
@@ -127,7 +142,23 @@ def _images(folder: Path) -> tuple[list[PurePosixPath], Counter[str]]:
                 skipped[reason] += 1
             else:
                 paths.append(below / name)
-    return sorted(paths), skipped
+    wanted, others = _wanted(paths)
+    return sorted(paths[place] for place in wanted), skipped + others
+
+
+def _wanted(paths: Sequence[PurePosixPath]) -> tuple[list[int], Counter[str]]:
+    """Returns the places of the images, or of the texts where there is no image, and how many others there are."""
+    for kind, extensions in (("image", IMAGE_EXTENSIONS), ("text", {TEXT_EXTENSION})):
+        wanted = [place for place, path in enumerate(paths) if path.suffix[1:].lower() in extensions]
+        if wanted:
+            others = len(paths) - len(wanted)
+            return wanted, Counter({f"not {'an' if kind == 'image' else 'a'} {kind}": others} if others else {})
+    return [], Counter()
+
+
+def _nothing(where: Path) -> UsageError:
+    looked_for = ", ".join(sorted({TEXT_EXTENSION, *IMAGE_EXTENSIONS}))
+    return UsageError(f"{where}: no images and no texts.", hint=f"Looked for {looked_for}.")
 
 
 def _leads_back(folder: Path) -> bool:
@@ -135,16 +166,10 @@ def _leads_back(folder: Path) -> bool:
 
 
 def _why_not(below: PurePosixPath, path: Path) -> str:
-    """Returns why a file is left out; empty for an image. A broken link is no reason: reading it fails."""
+    """Returns why a file is left out whatever it is called. A broken link is no reason: reading it fails."""
     if any(part.startswith(".") for part in below.parts):
         return "hidden"
-    if not _is_image(below):
-        return "not an image"
     return "pipe or device" if path.exists() and not path.is_file() else ""
-
-
-def _is_image(path: PurePosixPath) -> bool:
-    return path.suffix[1:].lower() in IMAGE_EXTENSIONS
 
 
 def _unreadable(error: OSError) -> None:
@@ -164,17 +189,18 @@ def _ids(texts: Sequence[str], names: Sequence[str], where: str) -> list[int | N
 
 
 def _rows(table: Path) -> Iterator[dict[str, str]]:
+    csv.field_size_limit(MAX_FIELD)
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             columns = list(rows.fieldnames or ())
-            if "path" not in columns or set(columns) - {"path", "label", "key"}:
+            if len({"path", "text"} & set(columns)) != 1 or set(columns) - {"path", "text", "label", "key"}:
                 raise UsageError(
-                    f"{table}: expected the columns path, label and, if wanted, key.",
+                    f"{table}: expected the columns path or text, label and, if wanted, key.",
                     hint=f"Found: {printable(', '.join(map(str, columns))) or 'an empty file'}.",
                 )
             for row in rows:
-                if None in row or None in row.values() or not row["path"]:
+                if None in row or None in row.values() or row.get("path") == "":
                     raise UsageError(
                         f"{table}, line {rows.line_num}: a row with another number of columns, or without a path.",
                         hint="Quote fields that hold commas.",

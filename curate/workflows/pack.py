@@ -1,4 +1,4 @@
-"""`curate pack`: images that are not in shards yet → shards, deterministic to the byte."""
+"""`curate pack`: images and texts that are not in shards yet → shards, deterministic to the byte."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Request:
     """What `pack` is asked to do.
 
     Attributes:
-        source: a folder of images, a CSV, or the folder where a torchvision dataset lies.
+        source: a folder of images or texts, a CSV, or the folder where a torchvision dataset lies.
         out: the shards' folder.
         reader: a name in `READERS`; empty to tell by the source.
         split: of a torchvision dataset; also the default of `prefix`.
@@ -79,8 +79,8 @@ def _torchvision(name: str) -> Callable[[Request], Listing]:
 
 
 READERS: dict[str, Reader] = {
-    "folder": Reader(_folder, "a folder of images, one subfolder a class"),
-    "csv": Reader(_table, "a CSV of files: path, label and, if wanted, key"),
+    "folder": Reader(_folder, "a folder of images or texts, one subfolder a class"),
+    "csv": Reader(_table, "a CSV of path or text, label and, if wanted, key"),
     "cifar10": Reader(_torchvision("cifar10"), "torchvision's CIFAR-10"),
     "cifar100": Reader(_torchvision("cifar100"), "torchvision's CIFAR-100"),
     "svhn": Reader(_torchvision("svhn"), "torchvision's SVHN"),
@@ -125,7 +125,7 @@ def pack(request: Request, progress: Progress) -> Packed:
     _check_prefix(request)
     listing = reader.function(request)
     order = _order(request, listing)
-    progress.stage("pack", len(order), "images")
+    progress.stage("pack", len(order), "samples")
     with durable.building(request.out) as build:
         shards = write_shards(
             build,

@@ -204,6 +204,38 @@ def test_a_csv_row_that_is_no_image_is_counted(tmp_path: Path, capsys: pytest.Ca
 IDX = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", 30), "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", 10)}  # fmt: skip
 
 
+def test_a_folder_of_texts_is_packed_like_one_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place in range(6):
+        write(tmp_path / "texts" / ("bad", "good")[place % 2] / f"{place}_7.TXT", f"film {place} \u00e9".encode())
+    write(tmp_path / "texts" / "good" / "read.me", b"neither")
+    found = report([str(tmp_path / "texts"), str(tmp_path / "out")], capsys)
+    assert (found["samples"], found["classes"], found["skipped"]) == (6, 2, {"not a text": 1})
+    assert entries(tmp_path / "out")["good/3_7.txt"] == "film 3 \u00e9".encode()
+    assert run(["index", str(tmp_path / "out"), "--json"]) == 0
+    index = json.loads(capsys.readouterr().out)
+    assert (index["kind"], index["samples"], index["bad"]) == ("text", 6, 0)
+    write(tmp_path / "texts" / "good" / "one.png", png(COLOURS[0], 0))  # now they are what lies beside an image
+    found = report([str(tmp_path / "texts"), str(tmp_path / "with")], capsys)
+    assert (found["samples"], found["skipped"]) == (1, {"not an image": 7})
+
+
+def test_a_csv_can_hold_the_texts_themselves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = "word " * 40_000  # longer than csv's own limit
+    rows = [["text", "label"], ["fine, really", "pos"], ['two\nlines and a "quote"', "neg"], [long, "pos"], ["so", ""]]
+    found = report([str(table(tmp_path / "reviews.csv", rows)), str(tmp_path / "out"), "--keep-order"], capsys)
+    assert (found["samples"], found["classes"], found["unlabelled"], found["skipped"]) == (4, 2, 1, {})
+    packed = entries(tmp_path / "out")
+    assert packed["00000001.txt"] == b'two\nlines and a "quote"'
+    assert packed["00000002.txt"] == long.encode()
+    assert (packed["00000000.cls"], packed["00000001.cls"]) == (b"1", b"0")
+    assert (tmp_path / "out" / "classes.txt").read_text() == "neg\npos\n"
+    table(tmp_path / "keys.csv", [["key", "text", "label"], ["a/b", "x", "0"], ["c", "y", "1"]])
+    report([str(tmp_path / "keys.csv"), str(tmp_path / "keyed")], capsys)
+    assert set(entries(tmp_path / "keyed")) == {"a/b.txt", "a/b.cls", "c.txt", "c.cls"}
+    table(tmp_path / "both.csv", [["path", "text"], ["x", "y"]])
+    assert run(["pack", str(tmp_path / "both.csv"), str(tmp_path / "no")]) == 2
+
+
 def mnist(root: Path) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
     pixels = {}
     for split, (images, labels, count) in IDX.items():
@@ -243,11 +275,11 @@ def test_every_torchvision_row_says_what_is_missing(
         (["missing"], 2, "no such file or folder"),
         (["images", "--from", "cifar11"], 2, "Did you mean 'cifar10'?"),
         (["images", "--codec", "zip"], 2, "Unknown codec 'zip'"),
-        (["flat"], 2, "1 images lie in no class folder"),
+        (["flat"], 2, "1 files lie in no class folder"),
         (["empty"], 2, "no images"),
         (["root", "--from", "mnist", "--split", "val"], 2, "has no split 'val'"),
         (["missing.csv"], 2, "no file 'x.png'"),
-        (["columns.csv"], 2, "expected the columns path, label"),
+        (["columns.csv"], 2, "expected the columns path or text, label"),
         (["twice.csv"], 2, "The key 'k' belongs to 2 samples"),
         (["climbs.csv"], 2, "leads out of the shard's folder"),
         (["torn.csv"], 2, "another number of columns"),
