@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 from numpy.typing import NDArray
 
 from curate.errors import ScoreError
@@ -61,6 +60,8 @@ def unscored(pool: Pool, undecodable: Sequence[BadSample], *, with_keys: bool) -
 
 
 def _read(path: Path, names: Sequence[str]) -> pa.Table:
+    import pyarrow.dataset  # only here: others wait for nothing that they do not need
+
     try:
         dataset = pyarrow.dataset.dataset(path, format="parquet")
         missing = [name for name in names if name not in dataset.schema.names]

@@ -91,13 +91,14 @@ def test_the_readme_names_every_acquisition_function() -> None:
 
 def test_the_installed_command_answers(tmp_path: Path) -> None:
     command = Path(sys.executable).parent / "curate"
-    environment = {**os.environ, "NO_COLOR": "1"}
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "80"}
     result = subprocess.run(
         [command, "--help"], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
     )
     assert "\x1b" not in result.stdout
     listed = re.findall(r"^  ([a-z-]+)  ", result.stdout.partition("Commands:")[2], re.MULTILINE)
     assert listed == list(ORDER)
+    assert "..." not in result.stdout.partition("Commands:")[2]  # what a command does is said whole
     for words, code in (["--version"], 0), (["nonsense"], 2), (["prune"], 2), (["verify", "nowhere"], 1):
         result = subprocess.run([command, *words], capture_output=True, text=True, check=False, cwd=tmp_path)
         assert (result.returncode, "Traceback" in result.stderr) == (code, False)

@@ -63,7 +63,7 @@ def build_up(
     copied: Copied = False,
     as_json: Json = False,
 ) -> None:
-    """Grow a subset: train on what is kept, score everything, add the best. Resumes by itself."""
+    """Grow a subset: train on it, score everything, add the best. Resumes by itself."""
     from curate.recipe import load_recipe
 
     for name, rule in (("--first-per-class", first_per_class), ("--per-class", per_class)):
@@ -128,7 +128,7 @@ def acquire(
     copied: Copied = False,
     as_json: Json = False,
 ) -> None:
-    """Active learning: train on what is labelled, choose what to label next. Resumes by itself."""
+    """Choose what to label next: active learning, round by round. Resumes by itself."""
     from curate.recipe import load_recipe
 
     given = [f"proxy.name={proxy}"] if proxy else []

@@ -90,7 +90,7 @@ def evaluate(
     markdown: Annotated[bool, typer.Option("--md", help="Print Markdown.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train targets on what was kept, on random samples, on everything. Resumes by itself."""
+    """Train targets on kept samples, on random ones, on all. Resumes by itself."""
     from curate.recipe import PUBLISHED, load_recipe
 
     for name, value, known in (("--equal", equal, EQUAL), ("--scheme", scheme, SCHEMES)):

@@ -90,7 +90,7 @@ def diff(
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 5 if they differ.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Say what a manifest keeps that another does not, in all and by class. No torch."""
+    """Say what changed from one manifest to another. In all and by class. No torch."""
     from curate.workflows.diff import diff as compare
     from curate.workflows.diff import write_samples
 
@@ -209,7 +209,7 @@ def explain(
     no_image: Annotated[bool, typer.Option("--no-image", help="Show no image, whatever the terminal can.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say why a sample was kept, dropped or failed, from saved data. No torch."""
+    """Say why a sample was kept, dropped or failed. From saved data, no torch."""
     from curate.report import explanation as said
     from curate.workflows.explain import explain as work
     from curate.workflows.explain import read_image
@@ -242,7 +242,7 @@ def report(
     root: Root = None,
     as_json: Json = False,
 ) -> None:
-    """Draw what a manifest keeps and drops as one HTML page that needs nothing else. No torch."""
+    """Draw what a manifest keeps and drops, as one HTML page. It needs no network and no server. No torch."""
     from curate.report.page import page
     from curate.workflows.report import report as work
 
@@ -289,7 +289,7 @@ def doctor(
     no_torch: Annotated[bool, typer.Option("--no-torch", help="Do not import torch, which takes seconds.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Look at versions, devices, memory and disk, and test curate on images made on the spot."""
+    """Look at versions, devices, memory and disk; test curate. On images made on the spot."""
     from curate.workflows.doctor import doctor as work
 
     findings = work(out, with_torch=not no_torch)

@@ -48,7 +48,7 @@ def pack(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffled order.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Turn a folder of images or texts, a CSV or a torchvision dataset into shards."""
+    """Turn images or texts into shards. They lie in folders, are named by a CSV, or are a torchvision dataset."""
     from curate.workflows import pack as work
 
     request = work.Request(
@@ -83,7 +83,7 @@ def index(
     copied: Copied = False,
     as_json: Json = False,
 ) -> None:
-    """Scan the pool once: samples, classes, bad samples, byte ranges."""
+    """Scan the pool: samples, classes, bad samples, byte ranges."""
     from curate.workflows.index import index_pool
 
     source = label_source(label_from, label_field, labels, text_field)

@@ -40,7 +40,7 @@ def materialize(
     no_sync: Annotated[bool, typer.Option("--no-sync", help="Do not wait for the disk.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the kept samples as new shards, with the side files of their readers."""
+    """Write the kept samples as new shards. With the side files of their readers."""
     from curate.manifest.materialize import materialize as write
 
     if shards and samples_per_shard:
@@ -73,7 +73,7 @@ def export(
     root: Root = None,
     as_json: Json = False,
 ) -> None:
-    """Write the side files through which a trainer reads unchanged shards."""
+    """Write side files for trainers that read unchanged shards."""
     from curate.manifest.exports import export as write
 
     result = write(manifest, to, out, root=root)
@@ -93,7 +93,7 @@ def serve(
     root: Root = None,
     as_json: Json = False,
 ) -> None:
-    """Serve the kept samples of every shard as tars over HTTP, until interrupted."""
+    """Serve the kept samples of every shard over HTTP. As tars, until interrupted."""
     from curate.manifest.serve import serve as run_server
 
     def ready(base: str, urls: list[str]) -> None:
@@ -114,7 +114,7 @@ def verify(
     no_sources: Annotated[bool, typer.Option("--no-sources", help="Check the manifest alone.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Check a manifest, its digests and counts, and every source shard."""
+    """Check a manifest: digests, counts, every source shard."""
     from curate.manifest.verify import verify as check
 
     with console.progress(quiet=as_json) as listener:

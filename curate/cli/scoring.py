@@ -94,7 +94,7 @@ def score(
         raise UsageError("With --members nothing is trained.", hint="Leave out --seeds, --epochs, … and --trace.")
     given = [f"{name}={value}" for name, value in flags.items() if value]
     if base:
-        _refuse_beside_base(recipe, settings, given, ensemble, val, test, within, embeddings, dry_run, members)
+        _refuse_beside_base(recipe, settings, given, ensemble, val, test, within, embeddings, dry_run)
         loaded = _recipe_of(base)
     else:
         loaded = load_recipe(recipe, [*ensemble_settings(ensemble), *(settings or []), *given])
@@ -121,7 +121,7 @@ def _refuse_beside_base(*given: object) -> None:
     if any(given):
         raise UsageError(
             "--base takes recipe, members, held-out samples and accuracies of that run.",
-            hint="Leave out --proxy, --recipe, --set, --seeds …, --val, --test, --within, --members and the like.",
+            hint="Leave out --proxy, --recipe, --set, --seeds …, --val, --test, --within and the like.",
         )
 
 
@@ -280,7 +280,7 @@ def demo(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Training runs behind each figure.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Tell the whole story on scikit-learn's digits, in under a minute."""
+    """Tell the whole story on scikit-learn's digits, in a minute."""
     from curate.workflows.demo import demo as tell
 
     with console.progress(quiet=as_json) as listener:

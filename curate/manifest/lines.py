@@ -245,7 +245,7 @@ def _is_sound(line: Line) -> bool:
     is_below = "\0" not in line.name and not {"", ".", ".."} & set(parts)
     steps = [*counts, *line.runs, *line.ranges, *(n for counted in reasons for n in counted.values())]
     are_pairs = len(line.runs) % 2 == 0 and len(line.ranges) % 2 == 0
-    return is_below and are_pairs and all(type(step) is int and step >= 0 for step in steps)
+    return is_below and are_pairs and set(map(type, steps)) <= {int} and min(steps) >= 0
 
 
 def _no_match(folder: Path, shard: str, names: list[str]) -> ManifestError:

@@ -19,7 +19,6 @@ from PIL import Image, ImageOps
 from curate.errors import SampleError
 from curate.pool.jpeg import ordinary_square
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"})
 MAX_PIXELS = 89_478_485  # PIL's own warning level: a quarter of a GiB as RGB
 _ORIENTATION = 0x0112
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")

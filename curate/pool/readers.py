@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from curate.errors import UsageError
-from curate.pool.images import IMAGE_EXTENSIONS
 from curate.pool.labels import is_class_id
+from curate.pool.scan import IMAGE_EXTENSIONS
 from curate.pool.tar import printable
 from curate.pool.texts import TEXT_EXTENSION
 

@@ -14,7 +14,6 @@ from typing import Any
 import pyarrow as pa
 
 from curate.errors import SampleError, ShardError
-from curate.pool.images import IMAGE_EXTENSIONS
 from curate.pool.labels import MAX_LABEL_BYTES, LabelSource
 from curate.pool.shards import Shard
 from curate.pool.sources import BUFFER_BYTES, open_source
@@ -23,6 +22,7 @@ from curate.pool.texts import TEXT_EXTENSION
 from curate.samples import identities
 
 DIGEST_BYTES = 8
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "gif", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"})
 SCAN_BYTES = 1 << 14  # read at once of a plain tar: most of it is data that is skipped
 NO_IMAGE, NO_TEXT = "no image entry", "no text entry"
 SCHEMA = pa.schema(
@@ -213,7 +213,7 @@ def _check_keys(samples: Sequence[_Sample], shard: Shard) -> None:
 def _row(sample: _Sample, shard: Shard, labels: LabelSource, fault: str) -> dict[str, Any]:
     label, reason = None, f"shard: {fault}" if fault else None
     try:
-        label = labels.read(shard.name, sample.key, sample.label_entry)
+        label = labels.read(shard.name, _shown(sample.key), sample.label_entry)
     except SampleError as error:
         reason = reason or str(error)
     if sample.image is None:

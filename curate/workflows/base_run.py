@@ -75,6 +75,26 @@ class BaseRun:
             if (status.st_size, status.st_mtime_ns) == (scan.bytes, scan.mtime_ns):
                 take(self.pool.folder, folder, f"{scan.name}.parquet")
 
+    def check_members(self, digest: str) -> None:
+        """Accepts the members that it was scored by: its own, or those that were given for it, by their digest.
+
+        Raises:
+            UsageError: they are others, or lie elsewhere.
+        """
+        known = self.record.get("members", "")
+        if known and not digest:
+            raise UsageError(
+                f"{self.folder} was scored by members that lie elsewhere.", hint="Name them: --members DIR."
+            )
+        if known != digest:
+            whose = "other members" if known else "members of its own"
+            raise UsageError(
+                f"{self.folder} was scored by {whose}, not by those of --members.",
+                hint="Name those, or score all shards anew: another --out and no --base."
+                if known
+                else "Leave out --members.",
+            )
+
     def check(self, pool: Pool) -> None:
         """Accepts a pool that holds its shards as they were, in its classes.
 

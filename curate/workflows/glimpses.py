@@ -8,8 +8,9 @@ from itertools import groupby
 from pathlib import Path
 
 from curate.errors import SampleError, ShardError
-from curate.pool.images import IMAGE_EXTENSIONS, thumbnail
+from curate.pool.images import thumbnail
 from curate.pool.index import Pool
+from curate.pool.scan import IMAGE_EXTENSIONS
 from curate.pool.sources import DecompressedStream, PlainStream, open_source
 from curate.pool.tar import Header, HeaderReader, padded, split_key
 from curate.pool.texts import MAX_TEXT_BYTES, read_text

@@ -44,7 +44,7 @@ from curate.statistics import dominance, kolmogorov_smirnov, kolmogorov_smirnov_
 from curate.tables import read_table
 from curate.workflows.base_run import AGAIN, BaseRun, open_base_run, take
 from curate.workflows.embed import embed
-from curate.workflows.run import Request, Run, open_run
+from curate.workflows.run import DIVERGED, Request, Run, open_run
 from curate.workflows.score import bad_path, check_bad, score_columns, score_shards, undecodable
 from curate.workflows.setting import open_pixels
 
@@ -103,6 +103,10 @@ def _take_scores(base: BaseRun, out: Path) -> None:
 
 
 def _members(run: Run, base: BaseRun) -> Members:
+    for one in base.summary.get("diverged", []):
+        take(base.folder, run.request.out, str(Path("members", f"seed-{one['seed']:03d}", DIVERGED)))
+    if run.given:
+        return Members(run.plan, [member for member in run.given.members if member.seed in run.seeds])
     members = []
     for one in base.summary["members"]:
         path = member_path(run.folder(one["seed"]), one["epoch"])

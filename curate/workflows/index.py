@@ -11,6 +11,7 @@ from curate import durable
 from curate.errors import SampleError
 from curate.pool.images import decode as decode_image
 from curate.pool.index import Pool, bad_samples, build_index
+from curate.pool.label_tables import note, unmatched
 from curate.pool.labels import LabelSource
 from curate.pool.sources import open_source
 from curate.pool.texts import MAX_TEXT_BYTES, read_text
@@ -48,12 +49,15 @@ def index_pool(
 
     if out is None:
         with tempfile.TemporaryDirectory(prefix="curate-index-") as folder:
-            return _report(scan(Path(folder)), decode=decode, progress=progress)
+            return _report(scan(Path(folder)), labels, decode=decode, progress=progress)
     with durable.lock(out):
-        return _report(scan(out), decode=decode, progress=progress)
+        return _report(scan(out), labels, decode=decode, progress=progress)
 
 
-def _report(pool: Pool, *, decode: bool, progress: Progress) -> dict[str, Any]:
+def _report(pool: Pool, labels: LabelSource, *, decode: bool, progress: Progress) -> dict[str, Any]:
+    rows = unmatched(pool, labels)
+    if line := note(labels, rows):
+        progress.note(line)
     bad = [BadSample(*sample) for sample in bad_samples(pool)]
     if decode:
         progress.stage("decode", pool.total, f"{pool.kind}s")
@@ -72,6 +76,7 @@ def _report(pool: Pool, *, decode: bool, progress: Progress) -> dict[str, Any]:
             for i, count in enumerate(classes.counts)
         ],
         "unlabelled": pool.unlabelled,
+        "unmatched_labels": len(rows),
         "decoded": pool.total - len(bad) if decode else None,
         "bad": len(bad),
         "bad_samples": [vars(sample) for sample in sorted(bad, key=lambda b: (b.shard, b.ordinal))],

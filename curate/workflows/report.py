@@ -6,8 +6,9 @@ Counts are exact; of samples only those in the galleries are read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from curate.workflows.results import saved_rows
 
 BINS, SMALL_BINS = 48, 24
 BAD_SHOWN = 24
+HELD_BYTES = 1 << 30
 AGREEMENT, TIE = "variation_ratio", "mutual_information"
 DISTRUST = ("aum", "loss")  # what orders likely label errors, the first that is there
 
@@ -136,7 +138,19 @@ class _Scored:
     def score(self, name: str) -> NDArray[np.float64]:
         if self.ranking and self.origin.index and name == self.ranking.selection.fn:
             return np.asarray(self.ranking.score_N, dtype=np.float64)
-        return self.origin.columns([name], null_is_nan=True).values[name].astype(np.float64)
+        return self.read(name).values[name].astype(np.float64)
+
+    def read(self, name: str) -> Columns:
+        """Returns the identities and one column."""
+        if name in self._held:
+            return replace(self.columns, values={**self.columns.values, name: self._held[name]})
+        return self.origin.columns([name], null_is_nan=True)
+
+    @cached_property
+    def _held(self) -> Mapping[str, NDArray[Any]]:
+        """All scores, where they are not too many to hold: to open a table takes as long as to read a column of it."""
+        is_little = len(self.names) * len(self.label_N) * 4 <= HELD_BYTES
+        return self.origin.columns(self.names, null_is_nan=True).values if is_little and not self.origin.index else {}
 
 
 def report(
@@ -238,7 +252,7 @@ def _chosen(scored: _Scored, notes: list[str]) -> tuple[tuple[Gallery, ...], tup
 
 def _disputed(scored: _Scored) -> Gallery:
     score_N = scored.score(AGREEMENT)
-    columns = scored.origin.columns([TIE], null_is_nan=True)
+    columns = scored.read(TIE)
     rows = ordered(sort_keys(AGREEMENT, score_N, columns, "hardest"), score_N > 0)
     line = f"Highest {AGREEMENT}: the fewest members vote for one class."
     return gallery("disputed", "Members disagree", line, rows, scored.label_N)
@@ -342,12 +356,12 @@ def _samples(
 
 
 def _ranks(scored: _Scored, rows: Sequence[int]) -> dict[int, tuple[tuple[str, float, int], ...]]:
-    """Returns every score of some samples with its rank, one score's column in memory at a time."""
+    """Returns every score of some samples with its rank."""
     found: dict[int, list[tuple[str, float, int]]] = {row: [] for row in rows}
     for name in scored.names:
         score_N = scored.score(name)
         tie = ACQUISITIONS[name].tie if name in ACQUISITIONS and not scored.origin.index else None
-        columns = scored.origin.columns([tie], null_is_nan=True) if tie else scored.columns
+        columns = scored.read(tie) if tie else scored.columns
         keys = sort_keys(name, score_N, columns, "hardest")
         scored_K = np.array([row for row in rows if not np.isnan(score_N[row])], dtype=np.int64)
         for row, rank in zip(scored_K.tolist(), ranks_of(scored_K, keys).tolist(), strict=True):

@@ -18,6 +18,7 @@ from curate import durable
 from curate.errors import DivergedError, RunError, UsageError
 from curate.manifest.lines import manifest_digest
 from curate.pool.index import Answers, Pool, build_index
+from curate.pool.label_tables import note, unmatched
 from curate.pool.labels import LabelSource
 from curate.progress import Progress, as_stage
 from curate.proxy.training import Plan
@@ -133,6 +134,8 @@ def open_run(request: Request, progress: Progress) -> Run:
             members that are given are of another network or of other classes.
     """
     given = given_members(request)
+    if request.base:
+        open_base_run(request.base).check_members(given.digest if given else "")
     if given:
         request = replace(request, recipe=given.recipe(request.recipe))
     pool = build_index(
@@ -144,6 +147,8 @@ def open_run(request: Request, progress: Progress) -> Run:
         answers=request.answers,
         copied=request.copied,
     )
+    if line := note(request.labels, unmatched(pool, request.labels, request.answers)):
+        progress.note(line)
     num_classes = (given.num_classes if given else 0) or pool.classes.num_classes
     if not given:
         _check_classes(pool)
@@ -175,8 +180,8 @@ def given_members(request: Request) -> Given | None:
                 hint="Give --val, such as --val 0.1.",
             )
         return None
-    if request.val or request.within or request.base:
-        raise UsageError("With --members nothing is trained.", hint="Leave out --val, --within and --base.")
+    if request.val or request.within:
+        raise UsageError("With --members nothing is trained.", hint="Leave out --val and --within.")
     return open_given(request.members)
 
 

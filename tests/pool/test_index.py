@@ -176,3 +176,50 @@ def test_names_that_are_not_utf8_are_escaped(tmp_path: Path) -> None:
     write_tar(tmp_path / "pool" / "x.tar", [("k\udcff.p\udcfeng", b"1"), ("k\udcff.png", b"1")])
     pool = build_index([str(tmp_path / "pool")], tmp_path / "index", LabelSource())
     assert pool.read(0, ["key", "extensions"]).to_pylist() == [{"key": "k\\xff", "extensions": ["p\\xfeng", "png"]}]
+
+
+def table(path: Path, *rows: str) -> list[str]:
+    path.write_text("\n".join(["shard,key,label", *rows, ""]))
+    return ["--labels", str(path)]
+
+
+def test_rows_of_a_label_table_that_name_no_sample_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In any case they are said; where no row fits, the table is another pool's."""
+    write_tar(tmp_path / "p" / "x.tar", [("a.png", IMAGE), ("b.png", IMAGE)])
+    words = ["index", str(tmp_path / "p"), *table(tmp_path / "l.csv", ",a,0", "y.tar,b,1", ",\x1b[1m,1")]
+    assert run([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["unmatched_labels"], found["unlabelled"]) == (2, 1)
+    assert run(words) == 0
+    said = capsys.readouterr().err
+    assert "l.csv: 2 of 3 rows name no sample of the pool, such as 'b' of 'y.tar'." in " ".join(said.split())
+    table(tmp_path / "l.csv", ",a.png,0", ",b.png,1")
+    for command in (words, ["score", *words[1:], "--out", str(tmp_path / "s")]):
+        assert run(command) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "none of its 2 rows names a sample of the pool. Expected keys such as 'a'" in said
+    assert not (tmp_path / "s" / "run.json").exists()
+
+
+def test_a_label_table_that_changed_since_the_scan_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tar(tmp_path / "p" / "x.tar", [("a.png", IMAGE), ("b.png", IMAGE)])
+    words = ["index", str(tmp_path / "p"), "--out", str(tmp_path / "i"), *table(tmp_path / "l.csv", ",a,0", ",b,1")]
+    assert run(words) == run(words) == 0
+    for rows in ([",a,0", ",b,0"], [",a,0"]):
+        table(tmp_path / "l.csv", *rows)
+        assert run(words) == 1
+        assert "gives 'b' of x.tar another label than it had" in " ".join(capsys.readouterr().err.split())
+
+
+def test_keys_that_are_no_text_have_labels_too(tmp_path: Path) -> None:
+    """By folder and by table: what is no UTF-8 goes by its escaped form."""
+    entries = [(b"caf\xe9/a.png".decode("utf-8", "surrogateescape"), IMAGE), ("tea/b.png", IMAGE)]
+    write_tar(tmp_path / "p" / "x.tar", entries)
+    pool = index(tmp_path / "p", tmp_path / "i", LabelSource("folder"))
+    assert pool.classes.names == ("caf\\xe9", "tea")
+    pool = index(tmp_path / "p", tmp_path / "j", LabelSource("csv", "l.csv", {("", "caf\\xe9/a"): "1"}))
+    assert pool.labels(0).tolist() == [1, -1]

@@ -163,6 +163,40 @@ def test_a_run_that_grew_is_no_run_of_its_own(toy_scores: Path, grown_pool: Path
     assert run(["score", str(grown_pool), "--out", str(tmp_path / "out"), *TOY]) == 1
 
 
+def test_a_run_of_given_members_grows_by_those(
+    toy_scores: Path, pool_folder: Path, grown_pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And by no others; what they give the new samples is what the members' own run gives them."""
+    given = ["--members", str(toy_scores), "--device", "cpu"]
+    assert run(["score", str(grown_pool), *given, "--out", str(tmp_path / "old")]) == 0
+    add_shard(grown_pool)
+    grow = ["score", str(grown_pool), "--base"]
+    assert run([*grow, str(tmp_path / "old"), *given, "--out", str(tmp_path / "new")]) == 0
+    assert run([*grow, str(toy_scores), "--out", str(tmp_path / "own")]) == 0
+    for fn in ("entropy", "variation_ratio", "prediction"):
+        one, other = (pq.read_table(tmp_path / run / "tables/toy-0009.tar.parquet")[fn] for run in ("new", "own"))
+        assert one.equals(other)
+    assert "aum" not in pq.read_schema(tmp_path / "new/tables/toy-0009.tar.parquet").names
+    assert not (tmp_path / "new" / "members").exists()
+    growth = summary(tmp_path / "new")["growth"]
+    assert (growth["samples"], growth["checked"]["equal"]) == (NEW - 1, True)  # type: ignore[index]
+    capsys.readouterr()
+    for base, members, said in (
+        (tmp_path / "old", [], "Name them: --members DIR."),
+        (toy_scores, given, "Leave out --members."),
+        (tmp_path / "old", ["--members", str(one_member(toy_scores, tmp_path / "one"))], "by other members"),
+    ):
+        assert run([*grow, str(base), *members, "--out", str(tmp_path / "no")]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+        assert not (tmp_path / "no" / "run.json").exists()
+
+
+def one_member(scores: Path, folder: Path) -> Path:
+    folder.mkdir()
+    shutil.copy(scores / "members/seed-000/epoch-002.safetensors", folder)
+    return folder
+
+
 @pytest.mark.slow
 def test_growing_that_was_cut_off_goes_on_to_the_same_bytes(
     toy_scores: Path, grown_pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

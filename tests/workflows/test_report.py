@@ -3,6 +3,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import BAD_KEY, COLOURS, png, write_tar
 
+from curate import tables
 from curate.cli import run
 from curate.manifest.schema import load_head
 
@@ -265,3 +267,18 @@ def test_it_says_how_members_disagree_and_what_was_added_and_draws_the_curve(
     tables = [pq.read_table(path).to_pylist() for path in sorted(scores.glob("tables/*.parquet"))]
     agree = [f"{round(4 * (1 - row['variation_ratio']))} of 4 vote for " for table in tables for row in table]
     assert sorted(text for text in page.texts["dd"] if "vote for" in text) == sorted(agree)
+
+
+def test_a_table_is_opened_a_few_times_however_many_scores_it_has(
+    toy_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is said is the same where the scores are too many to hold and are read one by one."""
+    opened = list[Path]()
+    monkeypatch.setattr(tables, "open_table", lambda path, read=tables.open_table: (opened.append(path), read(path))[1])
+    monkeypatch.setattr("curate.scores.open_table", tables.open_table)
+    page = drawn(toy_manifest, tmp_path / "a.html").source
+    most = Counter(path for path in opened if path.parent.name == "tables").most_common(1)[0][1]
+    assert most <= 5
+    monkeypatch.setattr("curate.workflows.report.HELD_BYTES", 0)
+    assert drawn(toy_manifest, tmp_path / "b.html").source == page
+    assert len(opened) > 40

@@ -1,6 +1,7 @@
 """A pool of texts goes the way of images: the same commands, tables and manifests."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -250,3 +251,24 @@ def test_texts_among_images_are_bad_samples(
         found = json.loads(capsys.readouterr().out)
         assert (found["kind"], found["samples"], found["bad"]) == ("image", 34, 18)
         assert {sample["reason"] for sample in found["bad_samples"]} == {"no image entry"}
+
+
+def test_texts_that_are_added_are_scored_by_the_same_members(
+    texts: Path, text_scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a run over all of them by these members scores them; bad ones are listed, embeddings kept."""
+    pool, out, whole = tmp_path / "pool", tmp_path / "out", tmp_path / "whole"
+    shutil.copytree(texts, pool, copy_function=shutil.copy2)
+    write_texts(pool, shards=1, first=2)
+    assert run(["score", str(pool), "--base", str(text_scores), "--out", str(out)]) == 0
+    assert "Drift: 18 samples added since training" in capsys.readouterr().out
+    assert run(["score", str(pool), "--members", str(text_scores), "--out", str(whole), "--device", "cpu"]) == 0
+    name = "tables/text-0002.tar.parquet"
+    for fn in ("entropy", "variation_ratio", "prediction"):
+        assert pq.read_table(out / name)[fn].equals(pq.read_table(whole / name)[fn])
+    for path in sorted(text_scores.glob("tables/*.parquet")):
+        assert (out / "tables" / path.name).read_bytes() == path.read_bytes()
+    assert len(np.load(out / "embeddings" / "text-0002.tar.npy")) == 18
+    manifest = tmp_path / "m"
+    assert run(["prune", "--scores", str(out), "--keep", "0.5", "--fn", "entropy", "--out", str(manifest)]) == 0
+    assert load_head(manifest).totals.samples == 54
