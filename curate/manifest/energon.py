@@ -14,8 +14,8 @@ import numpy as np
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # not in its stub
 
 from curate.errors import ManifestError, UsageError
+from curate.manifest.extents import kept_extents
 from curate.manifest.lines import Line
-from curate.manifest.materialize import kept_extents
 from curate.manifest.stream import split_of
 from curate.pool.sources import open_source
 from curate.pool.tar import Tally, entries, printable, split_key

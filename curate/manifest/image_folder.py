@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from curate.errors import ManifestError, UsageError
+from curate.manifest.extents import kept_extents
 from curate.manifest.lines import Line
-from curate.manifest.materialize import kept_extents
 from curate.manifest.schema import ClassTable
 from curate.pool.packed import PackedFile, read_files, read_source
 from curate.pool.tar import printable, split_key

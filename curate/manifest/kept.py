@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import ManifestError
+from curate.manifest.extents import kept_extents
 from curate.manifest.lines import Line, check_files, find_line, manifest_digest, read_lines, read_root
-from curate.manifest.materialize import kept_extents
 from curate.manifest.stream import Source, changed, check_source, headers_between, kept_headers, skip
 from curate.pool.sources import open_source
 from curate.pool.tar import Header, split_key

@@ -22,9 +22,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from curate.errors import CurateError, ManifestError
+from curate.manifest.extents import byte_runs, kept_extents
 from curate.manifest.layout import plain_names
 from curate.manifest.lines import Line, check_files, manifest_digest, read_lines, read_root
-from curate.manifest.materialize import byte_runs, kept_extents
 from curate.manifest.sidecars import ShardCount, timm_info
 from curate.manifest.stream import END, INFO, Write, check_source, copy_kept, split_of
 from curate.pool.tar import printable

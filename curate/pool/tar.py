@@ -162,6 +162,23 @@ class Header(NamedTuple):
         return -(-self.size // BLOCK) * BLOCK
 
 
+def usual_header(block: bytes, at: int) -> Header | None:
+    """Returns the header of a regular file as nearly every writer has it, None for any other.
+
+    It trusts the checksum: for who knows by a digest that these are bytes that `HeaderReader` has read before.
+
+    Args:
+        block: one header block.
+        at: the byte where it begins.
+    """
+    kind = block[156:157]
+    usual = _USUAL.match(block, 100)
+    if usual is None or kind not in _REGULAR or len(block) != BLOCK:
+        return None
+    header = Header(_ustar_name(block), kind, int(usual[1], 8), at, at + BLOCK, block)
+    return header if header.is_file else None
+
+
 class HeaderReader:
     """The headers of an archive, extended ones folded into the entry they belong to."""
 

@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import webdataset as wds
 from conftest import PER_SHARD, toy_members, write_tar
@@ -52,6 +53,20 @@ def test_one_to_one_is_what_cat_streams(tar: RandomTar, data: st.DataObject) -> 
             (shard,) = out.glob("*.tar")
             assert shard.read_bytes() == streamed.getvalue()
             _check_index(shard, keep)
+
+
+@pytest.mark.parametrize("options", [{}, {"shards": 3}])
+def test_long_and_short_runs_of_a_source_are_copied_in_their_order(tmp_path: Path, options: dict[str, int]) -> None:
+    sizes = [10, (2 << 20) + 1, 700_000, 700_000, 3, 1, (1 << 20) - 2048, 900_000, 5, 1 << 20, 400_000, 7]
+    random = np.random.default_rng(0)
+    members = [(f"k{n:02d}.bin", random.bytes(size)) for n, size in enumerate(sizes)]
+    write_tar(tmp_path / "pool" / "x.tar", members)
+    dropped = {3, 8}
+    scores = [float(n not in dropped) for n in range(len(sizes))]
+    prune_by(scores, tmp_path / "pool", "x.tar", len(sizes) - len(dropped), tmp_path)
+    materialize(tmp_path / "manifest", tmp_path / "out", **options)
+    found = [item for path in sorted((tmp_path / "out").glob("*.tar")) for item in contents(path).items()]
+    assert found == [member for n, member in enumerate(members) if n not in dropped]
 
 
 def _check_index(shard: Path, samples: int) -> None:

@@ -1,0 +1,98 @@
+"""Where the kept samples of a shard lie: their headers and byte ranges, checked against the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from curate.errors import ManifestError
+from curate.manifest.lines import Line
+from curate.manifest.stream import DIGEST_BYTES, Source, check_source, walk_kept
+from curate.pool.tar import BLOCK, Header, split_key, usual_header
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """One kept sample: its key and the headers of its entries, which say what bytes they fill."""
+
+    key: str
+    entries: tuple[Header, ...]
+
+
+def kept_extents(line: Line, path: Path) -> list[Extent]:
+    """Returns the kept samples of a source, their headers checked against the manifest.
+
+    Cost: of a plain source only the kept headers are read.
+
+    Raises:
+        ManifestError: the source is not the one that was pruned.
+        ShardError: the source cannot be read.
+    """
+    if line.codec == "tar" and not line.preamble:
+        check_source(line, path)
+        headers = _known_headers(line, path)
+        if headers is not None:
+            return _grouped(headers)
+    return _grouped(_walked_headers(line, path))
+
+
+def byte_runs(extents: Sequence[Extent], preamble: int) -> list[tuple[int, int]]:
+    """Returns (start, end) of the bytes of a plain source that make up the kept entries, touching ones joined."""
+    runs = [[0, preamble]] if preamble else []
+    for extent in extents:
+        for header in extent.entries:
+            start, end = header.data - len(header.blocks), header.data + header.padded
+            if runs and runs[-1][1] == start:
+                runs[-1][1] = end
+            else:
+                runs.append([start, end])
+    return [(start, end) for start, end in runs]
+
+
+def _grouped(headers: Iterable[Header]) -> list[Extent]:
+    groups = groupby(headers, key=lambda header: (split_key(header.name) or ("", ""))[0])
+    return [Extent(key, tuple(entries)) for key, entries in groups]
+
+
+def _known_headers(line: Line, path: Path) -> list[Header] | None:
+    """Returns the kept headers of a plain source if all are usual ones and the very bytes that were scanned.
+
+    Their digest says that they are, so that nothing has to be checked in them that the scan has
+    checked. None where one is not, or cannot be read: then whoever reads with care says what it is.
+    """
+    digest, headers, end = hashlib.blake2b(digest_size=16), list[Header](), 0
+    with path.open("rb", buffering=0) as file:
+        number = file.fileno()
+        for gap, length in zip(line.ranges[::2], line.ranges[1::2], strict=True):
+            at = end + gap * BLOCK
+            end = at + length * BLOCK
+            while at < end:
+                try:
+                    block = os.pread(number, BLOCK, at)
+                except OSError:
+                    return None
+                header = usual_header(block, at)
+                if header is None:
+                    return None
+                digest.update(hashlib.blake2b(block, digest_size=DIGEST_BYTES).digest())
+                headers.append(header)
+                at = header.data + header.padded
+            if at != end:
+                return None
+    return headers if digest.hexdigest() == line.headers else None
+
+
+def _walked_headers(line: Line, path: Path) -> list[Header]:
+    headers: list[Header] = []
+
+    def visit(header: Header, stream: Source) -> None:
+        headers.append(header)
+        if stream.skip(header.padded) != header.padded:
+            raise ManifestError(f"{line.name} is cut short.", hint="Score and prune the new shards.")
+
+    walk_kept(line, path, visit)
+    return headers
