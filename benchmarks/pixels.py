@@ -111,7 +111,7 @@ def bench(setting: Setting) -> list[Case]:
     for size in (96,) if setting.quick else (96, 64, 224):
         some = shards[: 2 if size == 96 and not setting.quick else 1]
         words = [*some, "--size", size, "--workers", 1, "--cores", 1]
-        names = list(ARMS) if size == 96 else [OURS, "stock", LIMIT]
+        names = list(ARMS) if size == 96 else [OURS, "stock"]
         arms: dict[str, Arm | Absent] = {name: Arm(module("pixels", *words, "--arm", name)) for name in names}
         if size == 96:
             arms["dali"] = peer("nvidia.dali", "dali", *some, "--size", size, "--cores", 1)
