@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import UnionType
 from typing import IO, Any
 
 from curate.errors import RunError
@@ -53,6 +54,22 @@ def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
     """Writes JSON with sorted keys: equal values give equal bytes."""
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(path, text.encode() + b"\n", sync=sync)
+
+
+def read_json(path: Path, **kinds: type | UnionType) -> dict[str, Any]:
+    """Returns the object that a JSON file holds; `kinds` are those of the values that it must have.
+
+    Raises:
+        RunError: it holds something else.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+        wrong = [name for name, kind in kinds.items() if not isinstance(dict(found).get(name), kind)]
+        if wrong or not isinstance(found, dict):
+            raise ValueError(f"it has no '{wrong[0]}'" if wrong else "it is no object")
+        return found
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RunError(f"{path}: damaged ({error}).", hint="Delete it, or choose another folder.") from error
 
 
 def sync_path(path: Path) -> None:

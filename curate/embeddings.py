@@ -1,10 +1,13 @@
 """The proxy's embeddings of scored samples: float16, one file a shard, rows as in its score table.
 
-A file's existence under its final name is its done-marker; the record beside them is that of all.
+A file's existence under its final name is its done-marker; the record beside them is that of all. Behind the array
+lies its digest: a bit that flips on a disk would be another core-set.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from curate.pool.index import Pool
 from curate.scores import read_record, write_record
 
 FOLDER, RECORD = "embeddings", "record.json"
+DIGEST_BYTES = 16
 HINT = "Run the same `curate score` command again with --embeddings: members and scores are kept as they are."
 
 
@@ -43,7 +47,10 @@ def write_embeddings(run: Path, shard: str, embedding_ND: NDArray[np.float32]) -
     path = embeddings_path(run, shard)
     path.parent.mkdir(parents=True, exist_ok=True)
     with durable.replace(path) as file:
-        np.save(file, half_ND)
+        whole = io.BytesIO()
+        np.save(whole, half_ND)
+        file.write(whole.getbuffer())
+        file.write(_digest(whole.getbuffer()))
 
 
 def write_embeddings_record(run: Path, *, seed: int, epoch: int) -> None:
@@ -106,7 +113,11 @@ class Embeddings:
     def _load(self, shard: int) -> NDArray[Any]:
         path, samples = self._paths[shard], int(self._first_S[shard + 1] - self._first_S[shard])
         try:
-            part_ND: NDArray[Any] = np.load(path, allow_pickle=False)
+            data = memoryview(path.read_bytes())
+            array, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
+            if _digest(array) != digest:
+                raise ValueError("it is not what was written")
+            part_ND: NDArray[Any] = np.load(io.BytesIO(array), allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise RunError(f"{path}: cannot be read ({error}).", hint=f"Delete it. {HINT}") from error
         if part_ND.dtype != np.float16 or part_ND.ndim != 2 or len(part_ND) != samples:
@@ -115,3 +126,7 @@ class Embeddings:
                 hint=f"Delete it. {HINT}",
             )
         return part_ND
+
+
+def _digest(data: memoryview) -> bytes:
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()

@@ -20,7 +20,7 @@ from curate import durable
 from curate.errors import RunError, ScoreError
 from curate.pool.index import Pool
 from curate.pool.scan import Scan
-from curate.tables import DAMAGE, damaged, open_table, read_table, write_table
+from curate.tables import DAMAGE, damaged, open_table, read_schema, read_table, write_table
 
 RUN, SUMMARY, BAD, TABLES, INDEX = "run.json", "summary.json", "bad.parquet", "tables", "index"
 VOTES, VOTE = "votes", "vote@"  # where the members' classes lie, and how their columns begin
@@ -193,6 +193,16 @@ def _read(run: Path, shard: str, names: Sequence[str]) -> pa.Table:
         ) from None
     except DAMAGE as error:
         raise ScoreError(damaged(path, error).message, hint="Delete it and score again.") from error
+
+
+def column_names(run: Path, pool: Pool) -> list[str]:
+    """Returns the names of the columns of a run's tables; one without rows has not all.
+
+    Raises:
+        RunError: a table cannot be read.
+    """
+    found = (read_schema(table_path(run, scan.name)) for scan in pool.scans)
+    return next((list(schema.names) for schema, rows in found if rows), [])
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:

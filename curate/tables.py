@@ -51,6 +51,20 @@ def open_table(path: Path) -> pq.ParquetFile:
     return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True, pre_buffer=False)
 
 
+def read_schema(path: Path) -> tuple[pa.Schema, int]:
+    """Returns the columns of a Parquet file and how many rows it has.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    try:
+        file = open_table(path)
+        schema = file.schema_arrow
+        return schema, file.metadata.num_rows if schema.names else 0  # names that are no text fail here
+    except DAMAGE as error:
+        raise damaged(path, error) from error
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
     """Returns the metadata that `write_table` stored.
 

@@ -8,7 +8,6 @@ name when it is whole, so a killed run goes on where it was.
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -121,7 +120,7 @@ def _check_out(out: Path, record: Mapping[str, object]) -> bool:
     """Returns whether the same command has begun at `out`; raises RunError where something else lies there."""
     known = next((path for path in (out / DONE, out / BEGUN) if path.is_file()), None)
     if known:
-        found = json.loads(known.read_bytes())
+        found = durable.read_json(known)
         if {name: found.get(name) for name in record} != dict(record):
             raise RunError(f"{out} holds other shards.", hint="Choose another folder, or delete that one.")
     elif out.exists() and (not out.is_dir() or any(map(_is_foreign, out.iterdir()))):

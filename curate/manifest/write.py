@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,6 +220,6 @@ def _is_whole(out: Path, build: Path) -> bool:
 
 def _root(folder: Path) -> object:
     try:
-        return json.loads((folder / SOURCE).read_bytes()).get("root")
-    except ValueError:
+        return durable.read_json(folder / SOURCE).get("root")
+    except RunError:
         return None

@@ -178,8 +178,10 @@ def _damaged_index(path: Path, how: object) -> RunError:
 
 def labels_of(folder: Path) -> tuple[str, str]:
     """Returns (kind, field) of where the labels of an index came from."""
-    kind, field = json.loads((folder / POOL).read_bytes())["labels"]
-    return kind, field
+    labels = durable.read_json(folder / POOL, labels=list)["labels"]
+    if len(labels) != 2 or not all(isinstance(word, str) for word in labels):
+        raise _damaged_index(folder / POOL, "it does not say where labels are from")
+    return labels[0], labels[1]
 
 
 def _check_same_pool(folder: Path, found: Sources, labels: LabelSource) -> None:

@@ -260,7 +260,7 @@ def _checked_header(block: bytes, shard: str, at: int) -> tuple[bytes, int]:
     if usual is not None and usual[2] is not None and int(usual[2], 8) == total:
         return block[156:157], int(usual[1], 8)
     try:
-        stored = int(block[148:156].strip(b" \0") or b"-1", 8)
+        stored = int(block[148:156].split(b"\0", 1)[0].strip() or b"-1", 8)  # to the first NUL, as tarfile
     except ValueError:
         stored = -1
     # Some old writers sum signed characters; both sums are accepted, as tarfile and GNU tar do.

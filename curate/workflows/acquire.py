@@ -7,7 +7,6 @@ what is to be labelled.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -207,7 +206,7 @@ def _check_record(work: Acquisition) -> None:
         "fn": request.fn, "seed": request.seed, "oracle": request.oracle, "val": list(request.val),
         "recipe": request.recipe.digest, "pool": work.pool.fingerprint, "sizes": request.keeps,
     }  # fmt: skip
-    known: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else fresh
+    known: dict[str, Any] = durable.read_json(path, sizes=list) if path.exists() else fresh
     changed = [name for name in fresh if name != "sizes" and known.get(name) != fresh[name]]
     done = [keep for number, keep in enumerate(known["sizes"]) if (request.out / f"round-{number}" / MANIFEST).exists()]
     if changed or request.keeps[: len(done)] != done:

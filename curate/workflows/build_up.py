@@ -6,7 +6,6 @@ It is the loop of `score --within` and `prune --base`, nothing more: the same ca
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -138,7 +137,7 @@ def _check_record(request: Request) -> None:
         "first_per_class": request.first_per_class, "per_class": request.per_class, "schedule": list(request.schedule),
     }  # fmt: skip
     path = request.out / RECORD
-    known: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else fresh
+    known: dict[str, Any] = durable.read_json(path, schedule=list) if path.exists() else fresh
     changed = [name for name in fresh if name != "schedule" and known.get(name) != fresh[name]]
     done = [keep for number, keep in enumerate(known["schedule"]) if _manifest(request, number).exists()]
     if changed or list(request.schedule)[: len(done)] != done:

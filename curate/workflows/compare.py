@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from curate.acquisition import ACQUISITIONS
 from curate.errors import RunError, ScoreError, UsageError, did_you_mean
 from curate.manifest.origin import Origin, open_origin
-from curate.scores import RUN, SUMMARY, read_columns, read_record, table_path
+from curate.scores import RUN, SUMMARY, column_names, read_columns, read_record
 from curate.selection.budget import parse_keep
 from curate.selection.combine import combined
 from curate.statistics import kendall, pearson, spearman, top_overlap
@@ -80,7 +79,7 @@ def _functions(request: Request, origins: Sequence[Origin]) -> list[str]:
     unknown = [fn for fn in request.fns if fn not in ACQUISITIONS]
     if unknown:
         raise UsageError(f"Unknown function '{unknown[0]}'.", hint=did_you_mean(unknown[0], ACQUISITIONS))
-    present = [set(pq.read_schema(table_path(o.scores, o.pool.scans[0].name)).names) for o in origins]
+    present = [set(column_names(origin.scores, origin.pool)) for origin in origins]
     if request.fns:
         return list(request.fns)
     return [fn for fn in ACQUISITIONS if fn != "random" and all(fn in names for names in present)]
@@ -152,7 +151,7 @@ def _epochs(folder: Path, fns: Sequence[str]) -> list[dict[str, Any]]:
     origin = open_origin(folder)
     rows = []
     for path in sorted((folder / TRACE).glob("seed-*/epoch-*")):
-        traced = set(pq.read_schema(table_path(path, origin.pool.scans[0].name)).names)
+        traced = set(column_names(path, origin.pool))
         for fn in [fn for fn in fns if fn in traced]:
             # Both tables hold the same samples in the same order: those of the index that are not bad.
             epoch_N = read_columns(path, origin.pool, [fn], bad=origin.bad, null_is_nan=True).values[fn]

@@ -4,7 +4,7 @@ same number, and on everything, over seeds. Every run's result is a file; what i
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -191,7 +191,7 @@ def _check_record(request: Request, run: Run, test: HeldOut) -> None:
     path = request.out / RECORD
     if not path.exists():
         durable.write_json(path, fresh)
-    known = json.loads(path.read_bytes())
+    known = durable.read_json(path)
     for name, what in (
         ("test", "another test set"), ("equal", "another --equal"), ("members", "other members"),
         ("scheme", "another --scheme"), ("anew", "another --proxy-recipe"),
@@ -307,7 +307,7 @@ def _finetuning(plan: Plan, start: Path) -> Plan:
 
 def _add_start(result: dict[str, Any], path: Path) -> None:
     """Adds what the training on everything took: without it there is nothing to fine-tune."""
-    whole = json.loads(path.read_bytes())
+    whole = durable.read_json(path, seconds=int | float, flops=int | float)
     for name in ("seconds", "flops"):
         result[name] += whole[name]
 
@@ -322,7 +322,7 @@ def _train(plan: Plan, pixels: Pixels, rows_K: RowArray, seed: int, folder: Path
         nonlocal begun
         now = time.monotonic()
         with (folder / "seconds.txt").open("a") as file:
-            file.write(f"{epoch} {now - begun:.3f}\n")
+            file.write(f"\n{epoch} {now - begun:.3f}")  # a new line: the last one may be cut off
         begun = now
         if epoch % NOTE_EVERY == 0:
             progress.note(f"epoch {epoch}/{plan.train.epochs}")
@@ -334,9 +334,10 @@ def _train(plan: Plan, pixels: Pixels, rows_K: RowArray, seed: int, folder: Path
 
 
 def _seconds(folder: Path) -> float:
-    """Returns the time of the epochs; one that ran twice counts once, with its last time."""
-    epochs = dict(line.split() for line in (folder / "seconds.txt").read_text().splitlines())
-    return sum(map(float, epochs.values()))
+    """Returns the time of the epochs; the last time of one that ran twice; no line that a kill cut off."""
+    lines = (folder / "seconds.txt").read_text(errors="replace").splitlines()
+    whole = (re.fullmatch(r"(\d+) (\d+\.\d{3})", line) for line in lines)
+    return sum({found[1]: float(found[2]) for found in whole if found}.values())
 
 
 def _selection(scores: Sequence[Path], arm: Arm) -> dict[str, Any] | None:

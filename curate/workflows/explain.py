@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from curate.acquisition import ACQUISITIONS
 from curate.errors import ShardError, UsageError
@@ -20,6 +19,7 @@ from curate.pool.sources import open_source
 from curate.pool.tar import printable
 from curate.scores import SUMMARY, Columns, read_record, table_path
 from curate.selection.rank import rank_of
+from curate.tables import read_schema
 from curate.workflows.decision import Decision, class_name, decide, kept_of, sort_keys
 from curate.workflows.glimpses import Glimpse, glimpses
 from curate.workflows.neighbours import Neighbour, Votes, nearest_kept, votes_of
@@ -171,7 +171,7 @@ def _find(origin: Origin, key: str, shard: str) -> tuple[int, int]:
 def score_names(origin: Origin, shard: str) -> list[str]:
     """Returns the names of a shard's scores: acquisition functions in order of their table, then the others."""
     path = table_path(origin.scores, shard)
-    fields = [field for field in pq.read_schema(path) if field.name not in PLACES] if path.exists() else []
+    fields = [field for field in read_schema(path)[0] if field.name not in PLACES] if path.exists() else []
     numbers = [f.name for f in fields if pa.types.is_floating(f.type) or pa.types.is_integer(f.type)]
     return [
         *(name for name in ACQUISITIONS if name in numbers),

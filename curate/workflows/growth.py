@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from curate import durable
@@ -23,7 +22,7 @@ from curate.acquisition import ACQUISITIONS
 from curate.embeddings import FOLDER as EMBEDDINGS
 from curate.embeddings import RECORD
 from curate.errors import RunError, UsageError
-from curate.pool.index import Pool, bad_samples, load_pool
+from curate.pool.index import bad_samples, load_pool
 from curate.progress import Progress, Silent
 from curate.proxy.members import Member, Members
 from curate.proxy.pixels import Pixels
@@ -35,13 +34,14 @@ from curate.scores import (
     VOTES,
     BadSample,
     check_counts,
+    column_names,
     read_columns,
     table_path,
     write_bad,
     write_record,
 )
 from curate.statistics import dominance, kolmogorov_smirnov, kolmogorov_smirnov_by_chance, spearman
-from curate.tables import read_table
+from curate.tables import read_schema, read_table
 from curate.workflows.base_run import AGAIN, BaseRun, open_base_run, take
 from curate.workflows.embed import embed
 from curate.workflows.run import DIVERGED, Request, Run, open_run
@@ -141,7 +141,7 @@ def _check_old(part: Run, pixels: Pixels, members: Members, base: BaseRun) -> di
     same, agreement, samples = True, 1.0, 0
     for index, columns in score_columns(part, pixels, members, old):
         name = part.pool.scans[index].name
-        names = _of_a_pass(pq.read_schema(table_path(base.folder, name)).names)
+        names = _of_a_pass(read_schema(table_path(base.folder, name))[0].names)
         before = read_table(table_path(base.folder, name), names)
         samples += before.num_rows
         for fn in before.column_names:
@@ -165,12 +165,6 @@ def _of_a_pass(names: Sequence[str]) -> list[str]:
     return [name for name, row in ACQUISITIONS.items() if name in names and "ensemble" in row.needs]
 
 
-def _columns_of(folder: Path, pool: Pool) -> list[str]:
-    """Returns the names of the columns of a run's tables; one without rows has not all."""
-    paths = (table_path(folder, scan.name) for scan in pool.scans)
-    return next((list(pq.read_schema(path).names) for path in paths if pq.read_metadata(path).num_rows), [])
-
-
 def _or_zero(value: float) -> float:
     return 0.0 if np.isnan(value) else value
 
@@ -178,7 +172,7 @@ def _or_zero(value: float) -> float:
 def _not_learned(run: Run, _pixels: Pixels, _index: int, ordinal_N: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     """Returns empty columns for what training would have revealed, had it seen the samples."""
     assert run.request.base is not None
-    names = _columns_of(run.request.base, load_pool(run.request.base / INDEX))
+    names = column_names(run.request.base, load_pool(run.request.base / INDEX))
     measured = {name for name, row in ACQUISITIONS.items() if "dynamics" in row.needs} | {
         "never_learned",
         "first_learned",
@@ -228,7 +222,7 @@ def _growth(
 
 def _reference(run: Run, new_N: NDArray[np.bool_], bad: Sequence[BadSample]) -> tuple[NDArray[np.bool_], bool]:
     """Returns what new samples are compared with: old ones held out of training, where there are enough, else all."""
-    if UNTRAINED in _columns_of(run.request.out, run.pool):
+    if UNTRAINED in column_names(run.request.out, run.pool):
         learned_N = read_columns(run.request.out, run.pool, [UNTRAINED], bad=bad, null_is_nan=True).values[UNTRAINED]
         held_N = ~new_N & np.isnan(learned_N)
         if held_N.sum() >= REFERENCE:
@@ -239,7 +233,7 @@ def _reference(run: Run, new_N: NDArray[np.bool_], bad: Sequence[BadSample]) -> 
 def _drift(
     run: Run, new_N: NDArray[np.bool_], old_N: NDArray[np.bool_], bad: Sequence[BadSample]
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    for name in _of_a_pass(_columns_of(run.request.out, run.pool)):
+    for name in _of_a_pass(column_names(run.request.out, run.pool)):
         score_N = read_columns(run.request.out, run.pool, [name], bad=bad, null_is_nan=True).values[name]
         new, old = (score_N[mask_N & np.isfinite(score_N)] for mask_N in (new_N, old_N))
         if len(new) and len(old):

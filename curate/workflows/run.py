@@ -90,7 +90,7 @@ class Run:
     def diverged(self) -> list[dict[str, Any]]:
         """The seeds that are left out, with reasons."""
         paths = (self.folder(seed) / DIVERGED for seed in self._all_seeds)
-        return [json.loads(path.read_bytes()) for path in paths if path.exists()]
+        return [durable.read_json(path, seed=int, reason=str) for path in paths if path.exists()]
 
     def exclude(self, seed: int, error: DivergedError) -> None:
         """Leaves out a seed from now on, also when the run is gone on with.

@@ -48,6 +48,7 @@ from curate.scores import (
     write_scores,
     write_votes,
 )
+from curate.tables import damaged
 from curate.workflows.consensus import vote_column
 from curate.workflows.embed import embed
 from curate.workflows.held_out import HeldOut, other_shards, split, validation
@@ -226,7 +227,14 @@ def bad_samples_of(run: Run, index: int) -> list[BadSample]:
 def undecodable(run: Run) -> list[BadSample]:
     """Returns what was found bad while every shard was scored, beside what the scan found."""
     files = (bad_path(run.request.out, scan.name) for scan in run.pool.scans)
-    return [BadSample(**sample) for path in files for sample in json.loads(path.read_bytes())]
+    return [sample for path in files for sample in _read_bad(path)]
+
+
+def _read_bad(path: Path) -> list[BadSample]:
+    try:
+        return [BadSample(**sample) for sample in json.loads(path.read_bytes())]
+    except (ValueError, TypeError) as error:
+        raise damaged(path, error) from error
 
 
 def score_columns(

@@ -11,11 +11,10 @@ from itertools import combinations, product
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from curate.manifest.origin import Origin
-from curate.scores import SUMMARY, read_record, table_path
+from curate.scores import SUMMARY, column_names, read_record
 from curate.statistics import mean_and_spread, spearman
 
 FloatArray = NDArray[np.float64]
@@ -51,15 +50,9 @@ def single_runs(names: Sequence[str], origins: Sequence[Origin], fns: Sequence[s
 def _columns(origin: Origin, fn: str) -> list[str]:
     """Returns the columns that hold what single seeds score."""
     seeds = sorted({member["seed"] for member in read_record(origin.scores / SUMMARY)["members"]})
-    known = _names(origin)
+    known = column_names(origin.scores, origin.pool)
     wanted = [fn] if len(seeds) == 1 else [f"{fn}@{seed}" for seed in seeds]
     return wanted if set(wanted) <= set(known) else []
-
-
-def _names(origin: Origin) -> list[str]:
-    """Returns the names of a run's columns; a table without rows has not all."""
-    paths = (table_path(origin.scores, scan.name) for scan in origin.pool.scans)
-    return next((list(pq.read_schema(path).names) for path in paths if pq.read_metadata(path).num_rows), [])
 
 
 def _aligned(origins: Sequence[Origin], columns: Sequence[Sequence[str]]) -> list[list[FloatArray]]:

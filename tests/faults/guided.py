@@ -85,7 +85,7 @@ def main() -> None:
         (Path(corpus) / f"seed-{number}").write_bytes(seed)
     whole = {path.name: path.read_bytes() for path in work.iterdir()}
     run = try_tar if target == "tar" else lambda data: try_manifest(work, whole, data)
-    atheris.Setup([sys.argv[0], corpus, *LIMITS, *flags], run)
+    atheris.Setup([sys.argv[0], corpus, f"-artifact_prefix={corpus}/../", *LIMITS, *flags], run)
     atheris.Fuzz()
 
 

@@ -24,7 +24,7 @@ from curate.pool.labels import LabelSource
 from curate.proxy.pixels import read_images, rows_of
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to build dying.c with")
-ERRORS = (errno.ENOSPC, errno.EIO, errno.ESTALE, errno.EDQUOT)
+ERRORS = (errno.ENOSPC, errno.EIO, errno.ESTALE, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 @needs_compiler

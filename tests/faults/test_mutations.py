@@ -20,6 +20,7 @@ import zstandard
 from conftest import png, write_tar
 from figures import record
 from mutating import Target, refused, tried
+from pictures import pictures
 from safetensors.numpy import load as load_tensors
 from tars import make_manifest
 
@@ -376,7 +377,7 @@ def checkpoints(folder: Path, scores: Path, _manifest: Path) -> list[Target]:
 
 MAKERS: tuple[tuple[Make, int], ...] = (
     (shards, 1600), (tables, 700), (foreign, 1500), (manifests, 1000), (recipes, 1500), (label_tables, 2500),
-    (checkpoints, 1500),
+    (checkpoints, 1500), (pictures, 1500),
 )  # fmt: skip
 
 

@@ -184,6 +184,19 @@ def test_two_names_for_one_entry_are_refused(tmp_path: Path, tar_format: int) ->
         read(path)
 
 
+def test_a_sum_that_begins_with_nothing_is_none(tmp_path: Path) -> None:
+    """tarfile reads it up to its first NUL: readers built on it would find no tar here."""
+    write_tar(tmp_path / "x.tar", [("a.png", b"1"), ("a.cls", b"0")])
+    whole = bytearray((tmp_path / "x.tar").read_bytes())
+    assert whole[148:149] == b"0"
+    whole[148] = 0
+    (tmp_path / "x.tar").write_bytes(whole)
+    with pytest.raises(tarfile.ReadError), tarfile.open(tmp_path / "x.tar"):
+        pass
+    with pytest.raises(ShardError, match="is not a tar archive"):
+        read(tmp_path / "x.tar")
+
+
 def test_a_global_header_that_nothing_follows_is_refused(tmp_path: Path) -> None:
     """tarfile raises there, behind the last sample."""
     path = tmp_path / "x.tar"

@@ -251,7 +251,7 @@ def test_what_cannot_be_is_said(embedded: Path, tmp_path: Path, capsys, words, s
     assert not (tmp_path / "m").exists()
 
 
-@pytest.mark.parametrize("damage", ["short", "text", "gone"])
+@pytest.mark.parametrize("damage", ["short", "text", "gone", "a bit"])
 def test_damaged_embeddings_are_an_error(embedded: Path, tmp_path: Path, capsys, damage: str) -> None:  # type: ignore[no-untyped-def]
     shutil.copytree(embedded, tmp_path / "s")
     path = tmp_path / "s" / "embeddings" / "toy-0001.tar.npy"
@@ -259,6 +259,10 @@ def test_damaged_embeddings_are_an_error(embedded: Path, tmp_path: Path, capsys,
         np.save(path, np.load(path)[:-1])
     elif damage == "text":
         path.write_text("no array")
+    elif damage == "a bit":
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
     else:
         path.unlink()
     assert prune(tmp_path / "s", tmp_path / "m", "--keep", "10") == 1
@@ -297,6 +301,7 @@ def test_embeddings_that_are_not_finite_are_named(
     half_ND = np.load(path)
     half_ND[3, 2] = np.nan
     np.save(path, half_ND)
+    path.write_bytes(path.read_bytes() + hashlib.blake2b(path.read_bytes(), digest_size=16).digest())
     assert prune(out, tmp_path / "m", "--keep", "0.5") == 1
     assert "toy-0001.tar.npy: scored sample 3 is not finite" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
