@@ -259,6 +259,9 @@ def _no_match(folder: Path, shard: str, names: list[str]) -> ManifestError:
     )
 
 
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, zstandard.ZstdError)
+
+
 class _reading:  # noqa: N801  (used as a verb: `with _reading(path)`)
     """Turns what the system says of a manifest's file into an error that names it."""
 
@@ -270,7 +273,7 @@ class _reading:  # noqa: N801  (used as a verb: `with _reading(path)`)
     def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, FileNotFoundError):
             raise ManifestError(f"{self._path}: no such file.", hint="Expected the folder of a manifest.") from None
-        if isinstance(error, OSError | ValueError | KeyError | TypeError | RecursionError | zstandard.ZstdError):
+        if isinstance(error, _DAMAGE):
             raise ManifestError(
                 f"{self._path}: damaged or unreadable ({printable(str(error))}).", hint="Prune again."
             ) from error

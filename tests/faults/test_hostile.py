@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import resource
 import shlex
 import struct
@@ -118,6 +119,35 @@ def test_headers_that_claim_petabytes_cost_nothing(tmp_path: Path) -> None:
         (tmp_path / "pool" / "x.tar").write_bytes(entry.tobuf(tarfile.GNU_FORMAT) + bytes(5120))
         done = bounded(["index", str(tmp_path / "pool"), "--out", str(tmp_path / f"i{number}")])
         assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("field", "kind", "said"),
+    [
+        (b"\xff" * 12, b"0", "a negative size"),
+        (b"-0000000005\0", b"0", "a size that is no number"),
+        (b"0000000000x\0", b"0", "a size that is no number"),
+        (b"00000000003\0", b"S", "a sparse entry"),
+        ({"size": "-5"}, b"0", "a size that is no number"),
+        ({"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}, b"0", "a sparse entry"),
+    ],
+)
+def test_negative_sizes_and_sparse_entries_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], field: bytes | dict[str, str], kind: bytes, said: str
+) -> None:
+    entry = tarfile.TarInfo("k.cls")
+    entry.size, entry.type = 3, kind
+    if isinstance(field, dict):
+        entry.pax_headers = field
+    block = bytearray(entry.tobuf(tarfile.PAX_FORMAT))
+    if isinstance(field, bytes):
+        block[124:136], block[148:156] = field, b" " * 8
+        block[148:156] = f"{sum(block):06o}\0 ".encode()
+    write_tar(tmp_path / "pool" / "x.tar", toy_members(0))
+    path = tmp_path / "pool" / "x.tar"
+    path.write_bytes(bytes(block) + b"abc".ljust(512, b"\0") + path.read_bytes())
+    assert run(["index", str(tmp_path / "pool")]) == 1
+    assert re.search(f"error: x.tar: ?.*({said})", capsys.readouterr().err)
 
 
 class Payload:

@@ -179,6 +179,13 @@ def test_an_index_without_an_end_is_an_error_and_no_hang(toy_manifest: Path, row
         find_line(toy_manifest, "toy-0000.tar")
 
 
+@pytest.mark.parametrize("row", [b"toy-0000.tar/\t%d0\t160\n" % 6**60, b"toy-0000.tar/%fffffffffff;/\t0\t1\n"])
+def test_a_number_beyond_all_files_is_an_error(toy_manifest: Path, row: bytes) -> None:
+    (toy_manifest / "shards.idx").write_bytes(row)
+    with pytest.raises(CurateError, match=r"shards\.(idx|jsonl\.zst): damaged or unreadable"):
+        find_line(toy_manifest, "toy-0000.tar")
+
+
 HARMFUL = ["../../up", "/absolute", "a/../../b"]
 
 
