@@ -12,8 +12,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 _START = b"\xff\xd8\xff"
-# A turned picture (EXIF, or XMP in its place), or several pictures in one file: PIL's business.
-_UNUSUAL = (b"Exif\0\0", b"tiff:Orientation", b"MPF\0")
+_SCAN, _APP1, _APP2 = 0xDA, 0xE1, 0xE2
 _SMALLEST_PX = 16  # of smaller images two scales can have the same size
 
 
@@ -24,7 +23,7 @@ def ordinary_square(data: bytes, *, size_px: int, channels: int, max_pixels: int
     is not a whole, upright JPEG of grey or YCbCr with at most `max_pixels`, or is grey where colour
     would have to be weighed.
     """
-    if not data.startswith(_START) or any(mark in data for mark in _UNUSUAL):
+    if not data.startswith(_START) or not _is_plain(data):
         return None
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
@@ -45,6 +44,21 @@ def ordinary_square(data: bytes, *, size_px: int, channels: int, max_pixels: int
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return np.ascontiguousarray(pixels[top : top + side, left : left + side])
+
+
+def _is_plain(data: bytes) -> bool:
+    """Returns whether nothing before the first scan can turn the picture (EXIF, XMP) or names another one (MPF)."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == _SCAN:
+            return True
+        if marker == _APP1 or marker < 0xC0 or 0xD0 <= marker <= 0xD9 or marker == 0xFF:
+            return False
+        if marker == _APP2 and data.startswith(b"MPF\0", at + 4):
+            return False
+        at += 2 + (data[at + 2] << 8 | data[at + 3])
+    return False
 
 
 def _draft_scale(height: int, width: int, size_px: int) -> int:

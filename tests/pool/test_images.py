@@ -195,7 +195,10 @@ def test_what_is_not_an_ordinary_jpeg_is_left_to_pil() -> None:
     several = encoded(scene(40, 30), "MPO", save_all=True, append_images=[scene(40, 30)])
     cmyk = encoded(scene(40, 30).convert("CMYK"), "JPEG")
     plain = encoded(scene(40, 30), "JPEG")
-    for data in (turned, several, cmyk, plain[:-40], encoded(scene(40, 30), "PNG"), b""):
+    described = encoded(scene(40, 30), "JPEG", xmp=b"<x:xmpmeta/>")  # may say how it is turned
+    profiled = encoded(scene(40, 30), "JPEG", icc_profile=bytes(3000))
+    assert ordinary_square(profiled, size_px=16, channels=3, max_pixels=MAX_PIXELS) is not None
+    for data in (turned, several, described, cmyk, plain[:-40], plain[:30], encoded(scene(40, 30), "PNG"), b""):
         assert ordinary_square(data, size_px=16, channels=3, max_pixels=MAX_PIXELS) is None
     assert ordinary_square(plain, size_px=16, channels=3, max_pixels=1199) is None
     assert ordinary_square(plain, size_px=16, channels=3, max_pixels=1200) is not None
