@@ -218,6 +218,7 @@ def _scored(manifest: Path, head: Head, notes: list[str], *, scores: Path | None
     outlier_N = None
     if ranking and not (selection.base or selection.always or selection.never):
         outlier_N = outliers_of(ranking)
+    names.sort(key=lambda name: name == "random")  # last: it says nothing of a sample
     if ranking and origin.index:
         names = [selection.fn]
     return _Scored(
@@ -266,8 +267,9 @@ def _of_the_order(scored: _Scored) -> list[Gallery]:
     outlier_N = scored.outlier_N if scored.outlier_N is not None else np.zeros(len(label_N), dtype=np.bool_)
     keys = order_keys(ranking.score_N, tie_N=ranking.tie_N, identity_N=identity_N, order="hardest")
     hardest = ordered(keys, ~outlier_N)
+    without = ", outliers left out" if outlier_N.any() else ""
     found = [
-        gallery("hardest", "Hardest", f"Highest {fn}, outliers left out.", hardest, label_N),
+        gallery("hardest", "Hardest", f"Highest {fn}{without}.", hardest, label_N),
         gallery("easiest", "Easiest", f"Lowest {fn}.", hardest[::-1], label_N),
     ]
     if scored.kept_N.any() and not (ranking.selection.always or ranking.selection.base):

@@ -50,6 +50,10 @@ def saved_rows(path: Path) -> list[dict[str, Any]]:
         document = json.loads(file.read_bytes())
         rows: list[dict[str, Any]] = document["rows"] if "rows" in document else document["table"]
         return [row for row in rows if {"target", "arm", "kind"} <= row.keys()]
+    except FileNotFoundError:
+        raise UsageError(
+            f"{file}: no such file.", hint="Expected a finished `curate evaluate`, or its table.json."
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{file}: no table of accuracies on kept and random samples ({type(error).__name__}: {error}).",

@@ -214,6 +214,9 @@ def test_keep_auto_takes_the_smallest_fraction_that_loses_little(
     assert [(p["keep"], p["loss"], p["runs"]) for p in record["curve"]["points"]] == [
         ("0.3", -0.08, 1), ("0.5", -0.002, 1), ("0.7", 0.005, 1),
     ]  # fmt: skip
+    assert run(["report", str(tmp_path / "auto"), "--out", str(tmp_path / "r.html")]) == 0
+    said = "within 0.3 points: keep 0.3 of resnet10 -8.00 (n = 1), keep 0.5 of resnet10 -0.20 (n = 1),"
+    assert said in (tmp_path / "r.html").read_text().replace(record["curve"]["points"][0]["target"], "resnet10")
     assert run([*auto, "--tolerance", "0", "--out", str(tmp_path / "none")]) == 0
     assert json.loads((tmp_path / "none" / "manifest.json").read_bytes())["selection"]["keep"] == "0.7"
     capsys.readouterr()

@@ -282,3 +282,16 @@ def test_a_table_is_opened_a_few_times_however_many_scores_it_has(
     monkeypatch.setattr("curate.workflows.report.HELD_BYTES", 0)
     assert drawn(toy_manifest, tmp_path / "b.html").source == page
     assert len(opened) > 40
+
+
+def test_a_random_score_comes_last_and_a_random_choice_has_no_order(
+    toy_scores: Path, toy_manifest: Path, tmp_path: Path
+) -> None:
+    words = ["--scores", str(toy_scores), "--keep", "9", "--fn", "random", "--out", str(tmp_path / "m")]
+    assert run(["prune", *words]) == 0
+    chosen, others = drawn(tmp_path / "m", tmp_path / "a.html"), drawn(toy_manifest, tmp_path / "b.html")
+    assert "Chosen by <strong>random</strong>, keep 9" in chosen.source
+    assert "</strong>, hardest first, keep" in others.source
+    names = re.findall(r"<figcaption><strong>(.*?)</strong>", others.source)
+    assert (names[-1], names.count("random")) == ("random", 1)
+    assert "outlier, set aside" not in chosen.source
