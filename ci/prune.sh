@@ -37,7 +37,8 @@ score() {
     return
   fi
   code=0
-  # A checkout gives shards new times: --copied. shellcheck disable=SC2086
+  # A checkout gives shards new times: --copied.
+  # shellcheck disable=SC2086
   curate score $CURATE_SHARDS ${CURATE_TEST:+--test $CURATE_TEST} ${CURATE_RECIPE:+--recipe "$CURATE_RECIPE"} \
     ${CURATE_MAX_TIME:+--max-time $CURATE_MAX_TIME} --copied --out "$CURATE_SCORES" $CURATE_SCORE_ARGS || code=$?
   if [ "$code" = 6 ] && [ -n "${GITHUB_ACTIONS:-}" ]; then

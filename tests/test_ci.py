@@ -234,6 +234,38 @@ def test_the_action_runs_its_steps(scored: Path, pool_folder: Path) -> None:
     assert "5 gates, none failed" in (scored / "s.md").read_text()
 
 
+@pytest.mark.slow
+def test_the_template_runs_its_jobs(scored: Path, pool_folder: Path) -> None:
+    """The scripts of both jobs, as a runner's shell has them: variables, dotenv and artifacts by hand, the rest for real."""
+    template = yaml.safe_load((ROOT / "ci" / "gitlab.yml").read_text())
+    shutil.copytree(ROOT / "ci", scored / "ci")
+    gates = write_gates(scored / "g.toml", GREEN)
+    variables = template["variables"] | {"CURATE_SHARDS": str(pool_folder), "CURATE_KEEP": "0.5", "CURATE_GATES": gates}
+    key = step(scored, "key", **variables).stdout.strip()
+    (scored / "scores").rename(scored / "cached")
+    (scored / "scores").mkdir()
+    (scored / "cached").rename(scored / "scores" / key)  # the cache of an earlier pipeline
+    for name in ("curate-score", "curate-prune"):
+        job = template[name]
+        words = ["bash", "-eo", "pipefail", "-c", "\n".join(job["script"])]
+        result = subprocess.run(
+            words, cwd=scored, env=environment(**variables), capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        reports = job["artifacts"]["reports"]
+        places = [*job["artifacts"]["paths"], *reports.values()]
+        assert all((scored / place).exists() for place in _expanded(places, variables)), places
+        if "dotenv" in reports:
+            variables |= dict(line.split("=", 1) for line in (scored / reports["dotenv"]).read_text().splitlines())
+    assert variables["CURATE_SCORES"] == f"scores/{key}"
+    assert template["curate-prune"]["needs"] == ["curate-score"]
+    assert "5 gates, none failed" in (scored / "curate-out" / "summary.md").read_text()
+
+
+def _expanded(places: list[str], variables: dict[str, str]) -> list[str]:
+    return [re.sub(r"\$(\w+)", lambda name: variables[name[1]], place) for place in places]
+
+
 def test_action_and_template_name_only_what_the_script_reads() -> None:
     script = (ROOT / "ci" / "prune.sh").read_text()
     known = set(re.findall(r': "\$\{(CURATE_\w+)', script))
