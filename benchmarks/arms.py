@@ -20,6 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PEERS = "CURATE_PEERS"  # names a Python that has the peers which are no dependency of this project
+BYTECODE = Path(tempfile.gettempdir()) / "curate-bench-bytecode"  # what an installer compiles once, nobody measures
 SECONDS = 180  # after which an arm counts as absent
 Run = Callable[[], None]
 
@@ -140,7 +141,8 @@ def _without_places(errors: str) -> str:
 
 def _run(arm: Arm) -> dict[str, Any] | Absent:
     arm.before()
-    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(BYTECODE)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory(prefix="curate-bench-") as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-I", "-S", str(ROOT / "benchmarks" / "launch.py"), str(report), *arm.command]

@@ -1,6 +1,6 @@
 """Seconds of `curate materialize` at keep 0.5, beside `cp` of everything, GNU tar and webdataset's own writer.
 
-Run: python -m benchmarks.materialize [--shards 22] [--samples 1000] [--kib 50] [--folder DIR]
+Run: python -m benchmarks materialize
 
     materialize          without waiting for the disk        cp               all shards
     materialize + sync   as it is by default                 cp + sync        and `sync` of each
@@ -9,13 +9,11 @@ Run: python -m benchmarks.materialize [--shards 22] [--samples 1000] [--kib 50] 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +21,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.arms import Arm, timed
-from benchmarks.page import table
 from benchmarks.suite import LIMIT, OURS, Benchmark, Case, Setting, Target, compared
 from curate.cli import run
 from curate.manifest.lines import read_lines
 from curate.pool.writer import write_shards
 
 WEBDATASET = """
-import sys, pathlib, webdataset as wds
+import json, sys, pathlib, time, webdataset as wds
 source, out, manifest = sys.argv[1:]
+started = time.perf_counter()
 from curate.manifest.lines import read_lines
 for line in read_lines(pathlib.Path(manifest)):
     kept, at = set(), 0
@@ -41,6 +39,7 @@ for line in read_lines(pathlib.Path(manifest)):
         for place, sample in enumerate(wds.WebDataset(f"{source}/{line.name}", shardshuffle=False)):
             if place in kept:
                 sink.write({name: sample[name] for name in sample if name == "__key__" or name[:2] != "__"})
+print(json.dumps({"value": time.perf_counter() - started}))
 """
 
 
@@ -79,14 +78,23 @@ def by_tar(folder: Path) -> str:
 
 
 def bench(setting: Setting) -> list[Case]:
-    shards, samples, kib = (2, 50, 50) if setting.quick else (20, 1000, 50)
-    return cases_of(setting.folder, shards, samples, kib, setting.repeats)
+    shards = 2 if setting.quick else 20
+    samples = 50 if setting.quick else 1000
+    cases = []
+    for name, kib, count in (("images", 110, samples), ("small images", 50, samples), ("tiny images", 4, 2 * samples)):
+        folder = setting.folder / str(kib)
+        folder.mkdir()
+        with contextlib.redirect_stdout(io.StringIO()):
+            make_manifest(folder, shards, count, kib)
+        size = sum(path.stat().st_size for path in (folder / "pool").iterdir())
+        what = f"{name} of {kib} KiB, {size / 1e9:.2f} GB in {shards} shards, keep 0.5"
+        cases += cases_of(folder, what, kib, setting.repeats)
+        shutil.rmtree(folder)
+    return cases
 
 
-def cases_of(folder: Path, shards: int, samples: int, kib: int, repeats: int) -> list[Case]:
-    """Returns what writing kept samples takes, and what reading them through the pipe does."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        make_manifest(folder, shards, samples, kib)
+def cases_of(folder: Path, what: str, kib: int, repeats: int) -> list[Case]:
+    """Returns what writing kept samples takes, beside copies where files are large and peers where they are small."""
     pool, manifest, out = folder / "pool", folder / "manifest", folder / "out"
     ours = [sys.executable, "-m", "curate"]
 
@@ -100,50 +108,32 @@ def cases_of(folder: Path, shards: int, samples: int, kib: int, repeats: int) ->
     def sh(command: str) -> Arm:
         return arm("sh", "-c", command)
 
-    size = f"{sum(path.stat().st_size for path in pool.iterdir()) / 1e9:.2f} GB in {shards} shards, keep 0.5"
-    webdataset = f"mkdir {out} && {sys.executable} -c '{WEBDATASET}' {pool} {out} {manifest}"
-    unsynced = {
-        OURS: arm(*ours, "materialize", manifest, out, "--no-sync"),
-        "GNU tar": sh(by_tar(folder)),
-        "webdataset": sh(webdataset),
-        LIMIT: arm("cp", "-r", pool, out),
-    }
+    unsynced = {OURS: arm(*ours, "materialize", manifest, out, "--no-sync"), LIMIT: arm("cp", "-r", pool, out)}
     synced = {
         OURS: arm(*ours, "materialize", manifest, out),
         LIMIT: sh(f"cp -r {pool} {out} && sync {out}/*"),
     }
     each = f"for s in {pool}/*.tar; do %s $s >/dev/null; done"
-    read = {
-        OURS: sh(each % f"{sys.executable} -m curate cat {manifest}"),
-        LIMIT: sh(each % "cat"),
+    read = {OURS: sh(each % f"{sys.executable} -m curate cat {manifest}"), LIMIT: sh(each % "cat")}
+    peers = {
+        "GNU tar": sh(by_tar(folder)),
+        "webdataset": sh(f"mkdir {out} && {sys.executable} -c '{WEBDATASET}' {pool} {out} {manifest}"),
     }
-    note = "limit: `cp` of all shards"
-    cases = [
-        compared(f"{size}, unsynced", "s", unsynced, repeats=repeats, targets=[Target(LIMIT, 1 / 0.6)], note=note),
-        compared(f"{size}, synced", "s", synced, repeats=repeats, targets=[Target(LIMIT, 1 / 0.7)],
-                 note=note + ", then `sync` of each"),
-        compared(f"{size}, `curate cat` of each shard", "s", read, repeats=repeats, targets=[],
-                 note="limit: `cat` of all shards; a process for each shard in both"),
-    ]  # fmt: skip
+    is_large, note = kib > 100, "limit: `cp` of all shards"
+    if not is_large:  # the same bytes would take peers minutes
+        unsynced |= peers
+        note += "; webdataset without its imports"
+    aims = [Target("webdataset", 10)] * (not is_large) + [Target(LIMIT, 1 / 0.6)] * (kib >= 50)
+    cases = [compared(f"{what}, unsynced", "s", unsynced, repeats=repeats, targets=aims, note=note)]
+    if is_large:
+        cases += [
+            compared(f"{what}, synced", "s", synced, repeats=repeats, targets=[Target(LIMIT, 1 / 0.7)],
+                     note=note + ", then `sync` of each"),
+            compared(f"{what}, `curate cat` of each shard", "s", read, repeats=repeats, targets=[],
+                     note="limit: `cat` of all shards; a process for each shard in both"),
+        ]  # fmt: skip
     shutil.rmtree(out, ignore_errors=True)
     return cases
 
 
-BENCHMARK = Benchmark(bench, "The kept samples as new shards, and through the pipe.", needs_gib=5)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--shards", type=int, default=22)
-    parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--kib", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", default=None)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="curate-bench-", dir=arguments.folder) as name:
-        cases = cases_of(Path(name), arguments.shards, arguments.samples, arguments.kib, arguments.repeats)
-    print(table(cases))
-
-
-if __name__ == "__main__":
-    main()
+BENCHMARK = Benchmark(bench, "The kept samples as new shards, and through the pipe.", needs_gib=7)

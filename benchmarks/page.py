@@ -111,6 +111,8 @@ def _targets(verdicts: list[tuple[Target, float | None, bool | None]]) -> str:
 def _asked(target: Target) -> str:
     if target.speed:
         return f"≥ {target.speed:.3g}"
+    if target.value:
+        return f"≤ {target.value:.3g}"
     return f"≤ {target.memory:,.0f} MiB" if target.arm == OURS else f"≤ {target.memory:.3g} of its memory"
 
 

@@ -1,6 +1,6 @@
 """Kept samples a second through `pipe:curate cat`, beside webdataset's own `.select()` on the originals.
 
-Run: python -m benchmarks.reading [--shards 8] [--samples 1000] [--kib 50]
+Run: python -m benchmarks reading
 
 Nothing is decoded. Then: milliseconds to find one shard's line in a manifest of 100,000 shards.
 """
@@ -8,18 +8,21 @@ Nothing is decoded. Then: milliseconds to find one shard's line in a manifest of
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import shutil
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import webdataset as wds
 
 import curate
-from benchmarks.arms import compare, module, report
+from benchmarks.arms import Arm, module, report
 from benchmarks.materialize import make_manifest
-from curate.manifest.lines import Line, find_line, read_lines, write_lines
+from benchmarks.suite import OURS, Benchmark, Case, Setting, Target, compared
+from curate.manifest.lines import HEAD, Line, find_line, read_lines, write_lines
 from curate.manifest.materialize import materialize
 
 SHARDS, LOOKS = 100_000, 50
@@ -57,50 +60,82 @@ def through_select(manifest: Path) -> int:
     return sum(1 for _ in wds.WebDataset(paths, shardshuffle=False).select(lambda sample: sample["__key__"] in kept))
 
 
-def milliseconds_to_find(folder: Path, line: Line) -> float:
-    """Returns the median time to find a line among many, the files opened anew each time."""
+def make_many(folder: Path, line: Line) -> None:
+    """Writes the lines of many shards."""
     folder.mkdir()
-    write_lines(folder, (line._replace(name=f"part-{n // 1000:03d}/train-{n:06d}.tar") for n in range(SHARDS)))
+    write_lines(folder, (line._replace(name=shard_name(n)) for n in range(SHARDS)))
+
+
+def shard_name(number: int) -> str:
+    return f"part-{number // 1000:03d}/train-{number:06d}.tar"
+
+
+def by_index(folder: Path) -> float:
+    """Returns the median milliseconds to find a line among many, the files opened anew each time."""
     taken = []
     for look in range(LOOKS):
-        number = look * 7919 % SHARDS
+        name = shard_name(look * 7919 % SHARDS)
         started = time.perf_counter()
-        assert find_line(folder, f"train-{number:06d}.tar").samples == line.samples
+        assert find_line(folder, name.partition("/")[2]).name == name
         taken.append(time.perf_counter() - started)
     return statistics.median(taken) * 1e3
 
 
-ARMS = {
-    "pipe:curate cat": through_cat,
+def by_reading_all(folder: Path) -> float:
+    """Returns the milliseconds to read all lines until one is found: what the index is there for."""
+    started = time.perf_counter()
+    assert any(line.name == shard_name(SHARDS // 2) for line in read_lines(folder))
+    return (time.perf_counter() - started) * 1e3
+
+
+READERS = {
+    OURS: through_cat,
     "select": through_select,
     "new shards": through_new_shards,
     "KeptStream": in_code,
 }
+FINDERS = {OURS: by_index, "reading all lines": by_reading_all}
+SIZES = ((8, 1250, 110), (4, 5000, 25), (20, 500, 50))
+
+
+def bench(setting: Setting) -> list[Case]:
+    cases = []
+    for shards, samples, kib in ((2, 50, 50),) if setting.quick else SIZES:
+        folder = setting.folder / f"{shards}"
+        folder.mkdir()
+        with contextlib.redirect_stdout(io.StringIO()):
+            make_manifest(folder, shards, samples, kib)
+        materialize(folder / "manifest", folder / "new", sync=False)
+        arms = {name: Arm(module("reading", name, folder / "manifest")) for name in READERS}
+        aims = [Target("select", 1.5)] * (samples > 1000)
+        what = f"{shards} shards of {samples:,} samples of {kib} KiB, keep 0.5, nothing decoded"
+        cases.append(
+            compared(what, "kept samples/s", arms, repeats=setting.repeats, warm_up=1, targets=aims, note=NOTE)
+        )
+        line = next(iter(read_lines(folder / "manifest")))
+        shutil.rmtree(folder)
+    many = setting.folder / "many"
+    make_many(many, line)
+    arms = {name: Arm(module("reading", name, many)) for name in FINDERS}
+    what = f"one line of a manifest of {SHARDS:,} shards"
+    return [*cases, compared(what, "ms", arms, repeats=setting.repeats, targets=[Target(OURS, value=50)])]
+
+
+NOTE = "ours is `pipe:curate cat`, a process for each shard; webdataset reads, as in `select` and new shards"
+BENCHMARK = Benchmark(bench, "The kept samples as webdataset reads them, and one line of many.", needs_gib=4)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--shards", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--kib", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--arm", default="")
-    parser.add_argument("--manifest", type=Path)
+    parser.add_argument("arm", choices=[*READERS, "reading all lines"])
+    parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
-    if arguments.arm:
-        started = time.perf_counter()
-        samples = ARMS[arguments.arm](arguments.manifest)
-        report(value=samples / (time.perf_counter() - started), samples=samples)
+    if not (arguments.folder / HEAD).exists():
+        report(value=FINDERS[arguments.arm](arguments.folder))
         return
-    with tempfile.TemporaryDirectory(prefix="curate-bench-") as name:
-        make_manifest(Path(name), arguments.shards, arguments.samples, arguments.kib)
-        manifest = Path(name) / "manifest"
-        materialize(manifest, Path(name) / "new", sync=False)
-        arms = {arm: module("reading", "--arm", arm, "--manifest", manifest) for arm in ARMS}
-        medians = compare(arms, repeats=arguments.repeats, unit="kept samples/s", warm_up=1)
-        print(f"cat / select: {medians['pipe:curate cat'] / medians['select']:.2f}")
-        found = milliseconds_to_find(Path(name) / "many", next(iter(read_lines(manifest))))
-        print(f"one line of {SHARDS:,}: {found:.2f} ms, median of {LOOKS}")
+    started = time.perf_counter()
+    samples = READERS[arguments.arm](arguments.folder)
+    report(value=samples / (time.perf_counter() - started), samples=samples)
 
 
 if __name__ == "__main__":

@@ -26,12 +26,13 @@ PACKAGES = ("curate", "numpy", "pyarrow", "pillow", "torch", "torchvision", "tim
 class Target:
     """What is asked: ours at least `speed` times as fast as `arm`, or with at most `memory` of its memory.
 
-    With the arm `OURS`, `memory` is in MiB.
+    With the arm `OURS`, `memory` is in MiB, and `value` is the most that ours may be, in the unit of its case.
     """
 
     arm: str
     speed: float = 0.0
     memory: float = 0.0
+    value: float = 0.0
 
 
 @dataclass
@@ -71,6 +72,9 @@ class Case:
             return reached, None if reached is None else reached >= target.speed
         if OURS not in self.measured or target.arm not in self.measured:
             return None, None
+        if target.value:
+            reached = self.measured[OURS].median
+            return reached, reached <= target.value
         of = 1.0 if target.arm == OURS else self.measured[target.arm].peak_mib
         reached = self.measured[OURS].peak_mib / of
         return reached, reached <= target.memory

@@ -20,13 +20,17 @@ def says(value: float) -> Arm:
 
 def test_a_case_compares_medians_both_ways() -> None:
     arms = {OURS: says(8.0), "stock": says(2.0), LIMIT: says(10.0)}
-    targets = [Target("stock", 4), Target(LIMIT, 0.9), Target(OURS, memory=500)]
+    targets = [Target("stock", 4), Target(LIMIT, 0.9), Target(OURS, memory=500), Target(OURS, value=7)]
     rate = compared("images", "images/s", arms, repeats=1, targets=targets)
     assert [(reached, is_met) for _, reached, is_met in rate.verdicts()[:2]] == [(4.0, True), (0.8, False)]
     assert rate.verdicts()[2][2] is True
+    assert rate.verdicts()[3][1:] == (8.0, False)
     assert Case("", "s", rate.measured).speed("stock") == 0.25
     assert case_of(json.loads(json.dumps(rate.record()))) == rate
-    assert missed({"benchmarks": {"b": {"cases": [rate.record()]}}}) == ["b, images: ≥ 0.9 of limit: reached 0.8."]
+    assert missed({"benchmarks": {"b": {"cases": [rate.record()]}}}) == [
+        "b, images: ≥ 0.9 of limit: reached 0.8.",
+        "b, images: ≤ 7 of curate: reached 8.",
+    ]
 
 
 def test_what_is_not_there_is_said_and_holds_no_number(monkeypatch: pytest.MonkeyPatch) -> None:

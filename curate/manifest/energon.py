@@ -20,12 +20,14 @@ from curate.manifest.stream import split_of
 from curate.pool.sources import open_source
 from curate.pool.tar import Tally, entries, printable, split_key
 
-META = ".nv-meta"
+META, BLEND = ".nv-meta", "metadataset.yaml"
 CRUDE = "__module__: megatron.energon\n__class__: CrudeWebdataset\n"
 
 
 def write_view(lines: Sequence[Line], root: Path, build: Path) -> None:
-    """Fills a folder that Energon opens as a dataset. `dataset.yaml` is the pool's own where it has one.
+    """Fills a folder that Energon opens as a dataset, and writes a metadataset of it to blend.
+
+    `dataset.yaml` is the pool's own where it has one.
 
     Source: megatron-energon 7.4, `flavors/webdataset/metadata.py` and `itar.py`.
     Cost: the headers of every sample of every shard that keeps any.
@@ -57,6 +59,9 @@ def write_view(lines: Sequence[Line], root: Path, build: Path) -> None:
     (build / META).mkdir()
     _write_json(build / META / ".info.json", {"shard_counts": counts})
     _write_json(build / META / "split.json", {"split_parts": splits, "exclude": excluded})
+    parts = {split: {"path": ".", "split_part": split, "split_config": "split.json"} for split in splits}
+    # JSON is YAML; the name is what Energon goes by.
+    _write_json(build / BLEND, {"__module__": "megatron.energon", "__class__": "MetadatasetV2", "splits": parts})
     own = root / META / "dataset.yaml"
     if own.is_file():
         shutil.copyfile(own, build / META / "dataset.yaml")

@@ -52,7 +52,7 @@ EXPORTS: dict[str, Export] = {
     ),
     "energon": Export(
         writers.energon, "Megatron Energon",
-        "links to the plain tars, an index of each, a split without what was dropped",
+        "links to the plain tars, an index of each, a split without what was dropped, a metadataset of it",
         "plain tars only; its `len()` counts the dropped too; `dataset.yaml` is the pool's or for crude samples",
     ),
     "wids": Export(

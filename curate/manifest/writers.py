@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from curate.errors import UsageError
-from curate.manifest.energon import write_view
+from curate.manifest.energon import BLEND, write_view
 from curate.manifest.extents import kept_extents
 from curate.manifest.image_folder import CLASSES, TABLE, TIMM, TREE, write_image_folder
 from curate.manifest.layout import plain_names
@@ -90,7 +90,10 @@ def dali(kept: Kept, build: Path, out: Path) -> list[str]:
 def energon(kept: Kept, build: Path, out: Path) -> list[str]:
     _refuse_compressed(kept, "Energon")
     write_view(kept.lines, kept.root, build)
-    return [f'dataset = megatron.energon.get_train_dataset("{out}", worker_config=..., batch_size=...)']
+    return [
+        f'dataset = megatron.energon.get_train_dataset("{out}", worker_config=..., batch_size=...)',
+        f"or, in a blend of several, as a metadataset: path: {out / BLEND}",
+    ]
 
 
 def wids(kept: Kept, build: Path, out: Path) -> list[str]:

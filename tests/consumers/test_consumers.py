@@ -206,8 +206,10 @@ def test_energon_over_the_sources(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    export(kept_manifest, "energon", tmp_path / "out", capsys)
+    lines = export(kept_manifest, "energon", tmp_path / "out", capsys)
     assert read("energon", "read_energon", tmp_path / "out", workers) == expected
+    metadataset = lines[1].rpartition("path: ")[2]
+    assert read("energon", "read_energon", metadataset, workers) == expected
 
 
 def test_energon_of_materialized_shards(materialized: Path, expected: Found, read: Read, tmp_path: Path) -> None:
