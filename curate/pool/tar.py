@@ -25,6 +25,7 @@ _PAX_LOCAL, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK = b"x", b"g", b"L", b"K"
 _EXTENDED = (_PAX_LOCAL, _PAX_GLOBAL, _LONG_NAME, _LONG_LINK)
 _NAMING = (_PAX_LOCAL, _LONG_NAME)
 _SPARSE = b"S"
+_USTAR = b"ustar\0"
 _WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
 _ZERO = bytes(BLOCK)
 _KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
@@ -246,6 +247,12 @@ class HeaderReader:
                 f"{self._shard}: a sparse entry at byte {self.at}.",
                 hint="Sparse files cannot be read by byte range. Pack the shard again without --sparse.",
             )
+        if "path" not in fields and block[345] and block[257:263] != _USTAR:
+            # tarfile takes what stands there for a folder, whatever the format; others do not.
+            raise ShardError(
+                f"{self._shard}: a name at byte {self.at} that readers take differently.",
+                hint="Pack the shard again, not as an incremental archive.",
+            )
         size = _number(fields["size"], self._shard, self.at) if "size" in fields else size
         # Links, devices, folders and pipes have no data, whatever their size field says (POSIX).
         size = 0 if kind in _WITHOUT_DATA else size
@@ -342,8 +349,7 @@ def _text(raw: bytes) -> str:
 
 def _ustar_name(block: bytes) -> str:
     name = _text(block[:100])
-    # GNU headers keep other things where ustar has its prefix.
-    has_prefix = block[345] and block[257:263] == b"ustar\0"
+    has_prefix = block[345] and block[257:263] == _USTAR
     return f"{_text(block[345:500])}/{name}" if has_prefix else name
 
 

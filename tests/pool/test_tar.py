@@ -228,3 +228,17 @@ def test_a_long_name_that_does_not_end_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(ShardError, match="a long name without an end at byte 0"):
         read(path)
+
+
+@pytest.mark.parametrize("magic", [b"\0" * 8, b"ustar  \0"])
+def test_a_folder_where_the_format_has_none_is_refused(tmp_path: Path, magic: bytes) -> None:
+    """As in incremental archives of GNU tar: a time stands there, which tarfile takes for a folder."""
+    info = tarfile.TarInfo("a.png")
+    block = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    block[257:265], block[345:357], block[148:156] = magic, b"14712345670\0", b" " * 8
+    block[148:156] = f"{sum(block):06o}\0 ".encode()
+    (tmp_path / "x.tar").write_bytes(bytes(block) + bytes(1024))
+    with tarfile.open(tmp_path / "x.tar") as tar:
+        assert tar.getnames() == ["14712345670/a.png"]
+    with pytest.raises(ShardError, match="a name at byte 0 that readers take differently"):
+        read(tmp_path / "x.tar")
