@@ -103,7 +103,7 @@ def check_bad(count: int, run: Run) -> None:
     if count > run.request.max_bad * run.pool.total:
         raise TooMuchBadDataError(
             f"{count:,} of {run.pool.total:,} samples are bad, more than --max-bad {run.request.max_bad:g} allows.",
-            hint=f"`curate index` lists them with reasons. {run.request.out} keeps what is done so far.",
+            hint=f"`curate index --decode` lists them with reasons. {run.request.out} keeps what is done so far.",
         )
 
 

@@ -75,11 +75,11 @@ class Trial:
         assert self.changes > 0
         return self
 
-    def fail(self, error: int, at: int) -> bool:
-        """Runs the command while one change fails, then again; says whether the first run failed."""
+    def fail(self, error: int, at: int, when: str = "fails") -> bool:
+        """Runs the command while one change fails, or is said to, then again; says whether the first run failed."""
         shutil.rmtree(self.out)
         self.out.mkdir()
-        answer = self.nursery.run(self.words, self.out, signal=error, at=at, when="fails")
+        answer = self.nursery.run(self.words, self.out, signal=error, at=at, when=when)
         what = (self.name, error, at, answer)
         assert answer["code"] in (0, 1), what
         assert "Traceback" not in answer["err"], what

@@ -1,6 +1,7 @@
 /* Preloaded into a process: counts every change it makes to files below a folder, and raises a signal
  * before, in the middle of or after the n-th, or lets it fail. A write in the middle is torn: half of its
- * bytes are written. Beside that, the first reads of files below a folder can fail.
+ * bytes are written. Or it happens and yet is said to have failed, as on a network file system that lost its
+ * answer. Beside that, the first reads of files below a folder can fail.
  *
  * cc -shared -fPIC -O2 -o dying.so dying.c -ldl
  */
@@ -18,7 +19,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { BEFORE, AMID, AFTER, FAILS };
+enum { BEFORE, AMID, AFTER, FAILS, LIES };
 
 static atomic_long count;
 static long at = -1;
@@ -82,14 +83,15 @@ static int is_it(void) { return atomic_fetch_add(&count, 1) == at; }
 #define CALL(condition, call) \
     int it = (condition) && is_it(); \
     if (it && when == FAILS) { errno = number; return -1; } \
-    if (it && when != AFTER) die(); \
+    if (it && when < AFTER) die(); \
     __typeof__(call) result = call; \
+    if (it && when == LIES) { errno = number; return -1; } \
     if (it && when == AFTER) die(); \
     return result
 
 #define WRITE(condition, call, half) \
     int it = (condition) && is_it(); \
-    if (it && when == FAILS) { errno = number; return -1; } \
+    if (it && when >= FAILS) { errno = number; return -1; } \
     if (it && when == BEFORE) die(); \
     if (it && when == AMID && size > 1) { \
         ssize_t result = half; \

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-WHEN = ("before", "amid", "after", "fails")
+WHEN = ("before", "amid", "after", "fails", "lies")
 NEVER = 2**62
 LIMIT_SECONDS = 120.0
 

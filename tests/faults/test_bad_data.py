@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import TOY
+from conftest import BAD_KEY, TOY
 from safetensors.torch import load_file
 
 from curate.cli import run
@@ -84,6 +84,27 @@ def test_where_every_member_diverges_the_batch_is_named(
     assert "is not finite in epoch 1, in the batch that begins with sample" in error
     assert "Lower train.rate" in error
     assert not (tmp_path / "scores" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("store", ["memory", pytest.param("stream", marks=pytest.mark.faults)])
+def test_more_bad_samples_than_allowed_end_with_4_and_the_run_goes_on(
+    pool_folder: Path, both: Path, tmp_path: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of 48 is no image: 0.02 is too little, 0.03 is enough."""
+    out = tmp_path / "scores"
+    words = ["score", str(pool_folder), "--out", str(out), *BRIEF, "--set", f"pixels.store={store}", "--max-bad"]
+    assert run([*words, "0.02"]) == 4
+    error = capsys.readouterr().err
+    assert "1 of 48 samples are bad, more than --max-bad 0.02 allows" in error
+    assert "`curate index --decode` lists them" in error
+    assert not (out / "summary.json").exists()
+    assert run([*words, "0.03"]) == 0
+    (bad,) = pq.read_table(out / "bad.parquet").to_pylist()
+    assert (bad["shard"], bad["ordinal"], bad["key"]) == ("toy-0001.tar", 7, BAD_KEY)
+    assert bad["reason"]
+    if store == "memory":
+        for path in (both / "tables").iterdir():
+            assert (out / "tables" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_one_flipped_bit_in_a_checkpoint_is_found(

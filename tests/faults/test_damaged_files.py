@@ -90,11 +90,11 @@ def outcome(words: list[str], at: Path, capsys: pytest.CaptureFixture[str]) -> t
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
 def test_damaged_files_are_named_or_not_read(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every seventh of all ways to damage a file of a run or a manifest, and every command that could read it."""
+    """Every thirteenth of all ways to damage a file of a run or a manifest, and every command that could read it."""
     whole = {name: outcome(words, scene, capsys) for name, words in readers(scene).items()}
     assert {code for code, _ in whole.values()} == {0}, whole
     outcomes = Counter[str]()
-    for path, how in damaged(files_below(scene / "one", scene / "m", scene / "kept"), step=7):
+    for path, how in damaged(files_below(scene / "one", scene / "m", scene / "kept"), step=13):
         for name, words in readers(scene).items():
             code, said = outcome(words, scene, capsys)
             what = (name, str(path.relative_to(scene)), how, code, said)
@@ -112,7 +112,7 @@ def test_damaged_files_are_named_or_not_read(scene: Path, capsys: pytest.Capture
 def test_commands_that_go_on_with_damaged_files_say_so(
     pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every eleventh way to damage a file of a finished work; then the command that made it, again."""
+    """Every seventeenth way to damage a file of a finished work; then the command that made it, again."""
     at = tmp_path / "done"
     pool, proxy = str(pool_folder), ["--proxy", "preact_resnet20", *NETWORK]
     write_tar(tmp_path / "test" / "t.tar", toy_members(3))
@@ -129,7 +129,7 @@ def test_commands_that_go_on_with_damaged_files_say_so(
     outcomes = Counter[str]()
     whole = shutil.copytree(at, tmp_path / "whole")
     for name, words in commands.items():
-        for path, how in damaged(files_below(at / name), step=11):
+        for path, how in damaged(files_below(at / name), step=17):
             code, said = outcome(words, at, capsys)
             assert code in (0, 1, 2), (name, str(path), how)
             assert not code or said.count("error: ") == 1, (name, str(path), how, said)

@@ -48,6 +48,27 @@ def test_every_change_refused_in_turn(
 @needs_compiler
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
+def test_every_second_change_happens_and_is_said_to_have_failed(
+    light: Nursery,  # noqa: F811
+    pool_folder: Path,
+    toy_scores: Path,
+    toy_manifest: Path,
+    tmp_path: Path,
+) -> None:
+    """A network file system whose answer is lost: the rename is done, and the client says ESTALE."""
+    before = sum(light.struck.values())
+    for make, source in ((indexing, pool_folder), (pruning, toy_scores), (materializing, toy_manifest)):
+        trial = make(light, source, tmp_path / make.__name__)
+        for at in range(0, trial.changes, 2):
+            trial.fail(errno.ESTALE, at=at, when="lies")
+    failed = sum(light.struck.values()) - before
+    record("refused changes", {"done and said to have failed": failed})
+    assert failed >= 30
+
+
+@needs_compiler
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
 def test_changes_of_score_refused_now_and_then(loaded: Nursery, pool_folder: Path, tmp_path: Path) -> None:  # noqa: F811
     trial = scoring(loaded, pool_folder, tmp_path / "score")
     failed = sum(trial.fail(ERRORS[at // 9 % len(ERRORS)], at=at) for at in range(0, trial.changes, 9))
