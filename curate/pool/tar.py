@@ -267,9 +267,9 @@ def _checked_header(block: bytes, shard: str, at: int) -> tuple[bytes, int]:
     if usual is not None and usual[2] is not None and int(usual[2], 8) == total:
         return block[156:157], int(usual[1], 8)
     try:
-        stored = int(block[148:156].split(b"\0", 1)[0].strip() or b"-1", 8)  # to the first NUL, as tarfile
+        stored = int(block[148:156].split(b"\0", 1)[0].strip() or b"0", 8)  # to the first NUL, as tarfile
     except ValueError:
-        stored = -1
+        stored = None
     # Some old writers sum signed characters; both sums are accepted, as tarfile and GNU tar do.
     if stored != total and stored != total - 256 * sum(b > 127 for b in block[:148] + block[156:]):
         what = "is not a tar archive" if at == 0 else f"has a damaged header at byte {at}"

@@ -230,6 +230,20 @@ def test_a_long_name_that_does_not_end_is_refused(tmp_path: Path) -> None:
         read(path)
 
 
+def test_a_sum_of_signed_characters_is_not_the_one_that_is_missing(tmp_path: Path) -> None:
+    """Of these bytes it is -1."""
+    block = bytearray(b"a.png".ljust(512, b"\0"))
+    sum_B = sum(block) + 8 * 32
+    block[60:68] = bytes(256 - (sum_B + 1) // 8 for _ in range(8))
+    block[68] = 256 - (sum_B + 1) % 8
+    assert sum(block) + 8 * 32 - 256 * 9 == -1
+    (tmp_path / "x.tar").write_bytes(bytes(block) + bytes(1024))
+    with pytest.raises(tarfile.ReadError), tarfile.open(tmp_path / "x.tar"):
+        pass
+    with pytest.raises(ShardError, match="is not a tar archive"):
+        read(tmp_path / "x.tar")
+
+
 @pytest.mark.parametrize("magic", [b"\0" * 8, b"ustar  \0"])
 def test_a_folder_where_the_format_has_none_is_refused(tmp_path: Path, magic: bytes) -> None:
     """As in incremental archives of GNU tar: a time stands there, which tarfile takes for a folder."""
