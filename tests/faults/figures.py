@@ -21,15 +21,20 @@ def record(name: str, value: dict[str, Any]) -> None:
 
 def as_markdown(figures: dict[str, Any]) -> str:
     """Returns what tests that passed have counted, as it stands in docs/reliability.md."""
-    kills, mutations, refused = (figures.get(name, {}) for name in ("kills", "mutations", "refused changes"))
+    names = ("kills", "mutations", "refused changes", "damaged files", "guided")
+    kills, mutations, refused, damaged, guided = (figures.get(name, {}) for name in names)
     lines = [
-        f"Struck down and run again: {sum(kills.values()):,} times "
-        f"({', '.join(f'{name} {count:,}' for name, count in sorted(kills.items()))}).",
+        f"Struck down and run again: {_listed(kills)}.",
         "",
-        f"Changes to files that the system refused: {sum(refused.values()):,}."
-        if refused
-        else "Refused changes: not run.",
+        f"Changes to files that failed, and the command run again: {_listed(refused)}.",
         "",
+        f"Commands on damaged files of runs, manifests and results: {_listed(damaged)}.",
+        "",
+        *(
+            f"Coverage-guided, {name}: {run['executions']:,} executions in {run['seconds']} seconds, "
+            f"{run['wrong']} wrong outcomes.\n"
+            for name, run in sorted(guided.items())
+        ),
         "| mutated | mutations | changed what is parsed | bytes read | refused or found wrong | accepted |",
         "|---|---:|---:|---:|---:|---:|",
     ]
@@ -41,6 +46,13 @@ def as_markdown(figures: dict[str, Any]) -> str:
         lines.append(f"| {name} | " + " | ".join(f"{value:,}" for value in row) + " |")
     lines.append("| all | " + " | ".join(f"{value:,}" for value in totals) + " |")
     return "\n".join([*lines, ""])
+
+
+def _listed(counts: dict[str, int]) -> str:
+    if not counts:
+        return "not run"
+    each = ", ".join(f"{name.removesuffix(', failing')} {count:,}" for name, count in sorted(counts.items()))
+    return f"{sum(counts.values()):,} ({each})"
 
 
 def between_marks(page: str, text: str) -> str:

@@ -38,14 +38,14 @@ def tars() -> list[bytes]:
 
 
 def try_tar(data: bytes) -> None:
-    """What curate takes for a whole archive, tarfile reads alike."""
+    """What curate takes for a whole archive, tarfile reads alike; nobody finds a key in a name that ends in a slash."""
     stream = DecompressedStream(io.BytesIO(data))
     try:
         ours: list[Entry] = list(entries(stream, "x.tar", Tally(), wanted=lambda name, size: True))
     except CurateError:
         return
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:", errors="surrogateescape") as tar:
-        theirs = [(m.name, tar.extractfile(m).read()) for m in tar if m.isreg()]  # type: ignore[union-attr]
+        theirs = [(m.name, tar.extractfile(m).read()) for m in tar if m.isreg() and not m.name.endswith("/")]  # type: ignore[union-attr]
     assert [(entry.name.rstrip("/"), entry.content) for entry in ours] == theirs
 
 

@@ -1,11 +1,13 @@
 """Numbers that can be trusted: selection does not depend on order or workers; how far scores depend on shapes."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import COLOURS, TOY, png, write_tar
 from tars import prune_by
 
@@ -21,6 +23,10 @@ EXACT = ["--set", "train.precision=float32", "--epochs", "2", "--checkpoints", "
 def scored(pool: list[str], out: Path, *words: str) -> dict[str, np.ndarray]:
     """Returns the scores of all samples by name, shards in order of their names."""
     assert run(["score", *pool, "--out", str(out), *TOY, *EXACT, *words]) == 0
+    return columns(out)
+
+
+def columns(out: Path) -> dict[str, np.ndarray]:
     tables = [pq.read_table(path) for path in sorted((out / "tables").iterdir())]
     names = ("entropy", "mutual_information", "variation_ratio", "least_confidence", "margin")
     return {name: np.concatenate([table[name].to_numpy() for table in tables]) for name in names}
@@ -40,6 +46,22 @@ def test_scores_are_equal_to_the_byte_at_one_batch_size_and_close_at_others(pool
         other = scored(shards, tmp_path / f"c{number}", "--set", f"score.batch_size={size}")
         for name, values in first.items():
             assert np.abs(values - other[name]).max() <= TOLERANCE, (name, size)
+
+
+@pytest.mark.faults
+def test_the_same_members_score_alike_with_other_threads(
+    pool_folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Equal to the byte with as many, close with twice as many."""
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    first = scored([str(pool_folder)], tmp_path / "a", "--set", "train.threads=1")
+    words = ["score", str(pool_folder), "--members", str(tmp_path / "a"), "--device", "cpu"]
+    for name, threads in (("same", 1), ("more", 2)):
+        more = ["--set", "train.precision=float32", "--set", f"train.threads={threads}", "--set", "train.batch_size=16"]
+        assert run([*words, *more, "--out", str(tmp_path / name)]) == 0
+        other = columns(tmp_path / name)
+        for fn, values in first.items():
+            assert np.abs(values - other[fn]).max() <= (0 if threads == 1 else TOLERANCE), (fn, threads)
 
 
 @pytest.mark.faults
