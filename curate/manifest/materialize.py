@@ -7,10 +7,10 @@ name when it is whole, so a killed run goes on where it was.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby
@@ -34,11 +34,10 @@ from curate.manifest.sidecars import (
     wids_index,
 )
 from curate.manifest.stream import END, INFO, Source, split_of, walk_kept
-from curate.pool.sources import open_source
+from curate.pool.sources import PatientFile, open_file, open_source, unreadable
 from curate.pool.tar import Header, Tally, entries, printable, split_key
 
 DONE, BEGUN = "materialized.json", ".materializing.json"
-NO_RANGE_COPY = (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM)
 CHUNK_BYTES = 1 << 20
 WALKED_SHARDS = 4  # neighbours among the new shards come from the same sources
 Progress = Callable[[int, int, str], None]
@@ -216,18 +215,18 @@ Copied = Iterator[tuple[str, list[IndexEntry]]]
 def _copy_plain(line: Line, path: Path, extents: Sequence[Extent], file: IO[bytes], *, with_preamble: bool) -> Copied:
     preamble = line.preamble if with_preamble else 0
     at = file.tell() + preamble
-    with path.open("rb", buffering=0) as source:
-        for extent in extents:
-            entries = []
-            for header in extent.entries:
-                entries.append(_entry(header, at + len(header.blocks)))
-                at += len(header.blocks) + header.padded
-            yield extent.key, entries
-        file.flush()
-        _copy_runs(source.fileno(), file.fileno(), byte_runs(extents, preamble))
-        file.seek(0, os.SEEK_END)
-        if file.tell() != at:
-            raise ManifestError(f"{line.name} was cut short while it was copied.", hint="Run the same command again.")
+    for extent in extents:
+        entries = []
+        for header in extent.entries:
+            entries.append(_entry(header, at + len(header.blocks)))
+            at += len(header.blocks) + header.padded
+        yield extent.key, entries
+    file.flush()
+    with open_file(path, line.name) as source:
+        _copy_runs(line, source, file.fileno(), byte_runs(extents, preamble))
+    file.seek(0, os.SEEK_END)
+    if file.tell() != at:
+        raise ManifestError(f"{line.name} was cut short while it was copied.", hint="Run the same command again.")
 
 
 def _copy_decompressed(line: Line, path: Path, piece: Piece, file: IO[bytes], *, with_preamble: bool) -> Copied:
@@ -262,7 +261,7 @@ def _entry(header: Header, start: int) -> IndexEntry:
     return IndexEntry(extension, start, header.size, header.name)
 
 
-def _copy_runs(source: int, target: int, runs: Iterable[tuple[int, int]]) -> None:
+def _copy_runs(line: Line, source: PatientFile, target: int, runs: Iterable[tuple[int, int]]) -> None:
     """Appends byte runs of a source: long ones in the kernel where the file systems can, short ones gathered.
 
     The kernel takes a call a run and small pages for it; gathered bytes go out in large ones. At 110 KiB a
@@ -273,10 +272,9 @@ def _copy_runs(source: int, target: int, runs: Iterable[tuple[int, int]]) -> Non
         if end - start >= CHUNK_BYTES:
             _write(target, gathered[:used])
             used = 0
-            _copy_range(source, target, start, end - start)
-            continue
+            start += _copied_in_kernel(source.fileno(), target, start, end - start)
         while start < end:
-            count = os.preadv(source, [gathered[used : used + end - start]], start)
+            count = _read(line, source, start, gathered[used : used + end - start])
             if not count:
                 break  # the caller compares sizes
             start, used = start + count, used + count
@@ -286,22 +284,26 @@ def _copy_runs(source: int, target: int, runs: Iterable[tuple[int, int]]) -> Non
     _write(target, gathered[:used])
 
 
+def _copied_in_kernel(source: int, target: int, start: int, size: int) -> int:
+    """Appends bytes of a source, returns how many. Who reads and writes the rest learns why it was not all."""
+    done = 0
+    with suppress(OSError):
+        while done < size and (count := os.copy_file_range(source, target, size - done, offset_src=start + done)):
+            done += count
+    return done
+
+
+def _read(line: Line, source: PatientFile, start: int, room: memoryview) -> int:
+    try:
+        source.seek(start)
+        return int(source.readinto(room))
+    except OSError as error:
+        raise unreadable(Path(str(source.name)), line.name, error) from error
+
+
 def _write(target: int, data: memoryview) -> None:
     while data:
         data = data[os.write(target, data) :]
-
-
-def _copy_range(source: int, target: int, start: int, size: int) -> None:
-    while size:
-        try:
-            count = os.copy_file_range(source, target, size, offset_src=start)
-        except OSError as error:
-            if error.errno not in NO_RANGE_COPY:
-                raise
-            count = os.write(target, os.pread(source, min(size, CHUNK_BYTES), start))
-        if not count:
-            return  # the caller compares sizes
-        start, size = start + count, size - count
 
 
 def _refuse_preamble(line: Line) -> None:

@@ -136,19 +136,25 @@ def open_source(path: Path, shard: str, *, buffering: int = BUFFER_BYTES) -> Ite
     except _ReadError as wrapper:
         error = wrapper.args[0]
         if isinstance(error, OSError) and error.errno is not None:
-            raise _unreadable(path, shard, error) from error
+            raise unreadable(path, shard, error) from error
         raise ShardError(f"{shard}: damaged {codec} stream ({error}).", hint="Copy or pack it again.") from error
 
 
 def _opened(path: Path, shard: str, buffering: int) -> BinaryIO:
-    try:
-        raw = PatientFile(path)
-    except OSError as error:
-        raise _unreadable(path, shard, error) from error
+    raw = open_file(path, shard)
     return io.BufferedReader(raw, buffering) if buffering else raw
 
 
-def _unreadable(path: Path, shard: str, error: OSError) -> ShardError:
+def open_file(path: Path, shard: str) -> PatientFile:
+    """Opens a shard's file as it is; raises ShardError where that cannot be."""
+    try:
+        return PatientFile(path)
+    except OSError as error:
+        raise unreadable(path, shard, error) from error
+
+
+def unreadable(path: Path, shard: str, error: OSError) -> ShardError:
+    """Returns the error that says why the system cannot read a shard."""
     return ShardError(f"{shard}: cannot be read ({error.strerror or error}).", hint=f"Looked at {path}.")
 
 
