@@ -174,7 +174,9 @@ def usual_header(block: bytes, at: int) -> Header | None:
     """
     kind = block[156:157]
     usual = _USUAL.match(block, 100)
-    if usual is None or usual[2] is None or kind not in _REGULAR or len(block) != BLOCK:
+    if len(block) != BLOCK or kind not in _REGULAR or usual is None or usual[2] is None:
+        return None
+    if block[345] and block[257:263] != _USTAR:
         return None
     header = Header(_ustar_name(block), kind, int(usual[1], 8), at, at + BLOCK, block)
     return header if header.is_file else None
