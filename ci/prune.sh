@@ -26,9 +26,10 @@ set -euf
 
 # Words are split at blanks on purpose, and nothing else is done to them (set -f).
 key() {
+  # Each word on its own: of one that names a file, a run or a folder, the content counts.
+  for word in $CURATE_SCORE_ARGS; do set -- "$@" "--with=$word"; done
   # shellcheck disable=SC2086
-  curate fingerprint $CURATE_SHARDS ${CURATE_TEST:+--test $CURATE_TEST} \
-    ${CURATE_RECIPE:+--recipe "$CURATE_RECIPE"} --with "$CURATE_SCORE_ARGS"
+  curate fingerprint $CURATE_SHARDS ${CURATE_TEST:+--test $CURATE_TEST} ${CURATE_RECIPE:+--recipe "$CURATE_RECIPE"} "$@"
 }
 
 score() {

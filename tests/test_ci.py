@@ -283,6 +283,25 @@ def key(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out.strip()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["--labels", "--base", "--members"])
+def test_the_steps_key_follows_what_its_flags_name(flag: str, pool_folder: Path, tmp_path: Path) -> None:
+    """A CSV of labels, a run, a folder of weights: other content, other scores, another key."""
+    named = {"--labels": "labels.csv", "--base": "run/summary.json", "--members": "weights/a.pth"}[flag]
+    word = named.split("/")[0]
+    (tmp_path / named).parent.mkdir(exist_ok=True)
+    given = {"CURATE_SHARDS": str(pool_folder), "CURATE_SCORE_ARGS": f"--seeds 2 {flag} {word}"}
+    keys = []
+    for content in ("a", "b"):
+        (tmp_path / named).write_text(content)
+        result = step(tmp_path, "key", **given)
+        assert result.returncode == 0, result.stderr
+        keys.append(result.stdout)
+    (tmp_path / named).parent.joinpath("log.jsonl").write_text("other times")
+    keys.append(step(tmp_path, "key", **given).stdout)
+    assert len(set(keys)) == (3 if flag == "--members" else 2)
+
+
 def test_the_fingerprint_follows_what_scores_depend_on(
     pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -268,7 +268,9 @@ def fingerprint(
     more: Annotated[
         list[str] | None,
         typer.Option(
-            "--with", help="What else the scores depend on: a word, or a file's content.", metavar="WORD|FILE"
+            "--with",
+            help="What else the scores depend on: a word, or what a file or folder holds.",
+            metavar="WORD|FILE",
         ),
     ] = None,
     as_json: Json = False,

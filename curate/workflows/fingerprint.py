@@ -8,12 +8,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from curate import __version__
 from curate.errors import ShardError
 from curate.manifest.lines import file_digest
 from curate.pool.shards import Shard, find_shards
-from curate.scores import FORMAT
+from curate.scores import FORMAT, SUMMARY
 
 EDGE_BYTES = 4096
 
@@ -40,7 +41,8 @@ def fingerprint(
         sources: what names the shards.
         recipe: its digest.
         test: what names the test shards.
-        more: words; where one names a file, its content counts instead.
+        more: words; where one names a file, its content counts instead; where it names a finished run, its summary;
+            of any other folder, each file's name, size and edges.
 
     Raises:
         UsageError: no such shards.
@@ -55,20 +57,34 @@ def fingerprint(
         "pool": pool,
         "test": [_row(shard) for shard in held.shards] if held else [],
         "recipe": recipe,
-        "more": [file_digest(Path(word)) if Path(word).is_file() else word for word in more],
+        "more": [_content(Path(word)) or word for word in more if word],
     }
     text = json.dumps(record, sort_keys=True)
     key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return Fingerprint(key, len(pool), sum(size for _, size, _ in pool))
 
 
+def _content(path: Path) -> Any:
+    """Returns what stands for a file or a folder, None where there is none."""
+    if path.is_dir() and (path / SUMMARY).is_file():
+        return file_digest(path / SUMMARY)
+    if path.is_dir():
+        return [_edges(file.name, file) for file in sorted(path.iterdir()) if file.is_file()]
+    return file_digest(path) if path.is_file() else None
+
+
+def _edges(name: str, path: Path) -> tuple[str, int, str]:
+    """Returns a file's size and the digest of its first and last bytes."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        first = file.read(EDGE_BYTES)
+        file.seek(max(0, size - EDGE_BYTES))
+        return name, size, hashlib.blake2b(first + file.read(), digest_size=16).hexdigest()
+
+
 def _row(shard: Shard) -> tuple[str, int, str]:
     try:
-        with shard.path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            first = file.read(EDGE_BYTES)
-            file.seek(max(0, size - EDGE_BYTES))
-            return shard.name, size, hashlib.blake2b(first + file.read(), digest_size=16).hexdigest()
+        return _edges(shard.name, shard.path)
     except OSError as error:
         raise ShardError(
             f"{shard.name}: cannot be read ({error.strerror}).", hint=f"Looked at {shard.path}."
