@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 from curate.errors import ManifestError
@@ -17,10 +16,11 @@ from curate.pool.tar import BLOCK, Header, split_key, usual_header
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """One kept sample: its key and the headers of its entries, which say what bytes they fill."""
+    """One kept sample: its key, the headers of its entries, which say what bytes they fill, and their extensions."""
 
     key: str
     entries: tuple[Header, ...]
+    extensions: tuple[str, ...]
 
 
 def kept_extents(line: Line, path: Path) -> list[Extent]:
@@ -54,8 +54,14 @@ def byte_runs(extents: Sequence[Extent], preamble: int) -> list[tuple[int, int]]
 
 
 def _grouped(headers: Iterable[Header]) -> list[Extent]:
-    groups = groupby(headers, key=lambda header: (split_key(header.name) or ("", ""))[0])
-    return [Extent(key, tuple(entries)) for key, entries in groups]
+    groups = list[tuple[str, list[Header], list[str]]]()
+    for header in headers:
+        key, extension = split_key(header.name) or ("", "")
+        if not groups or groups[-1][0] != key:
+            groups.append((key, [], []))
+        groups[-1][1].append(header)
+        groups[-1][2].append(extension)
+    return [Extent(key, tuple(entries), tuple(extensions)) for key, entries, extensions in groups]
 
 
 def _known_headers(line: Line, path: Path) -> list[Header] | None:

@@ -217,9 +217,10 @@ def _copy_plain(line: Line, path: Path, extents: Sequence[Extent], file: IO[byte
     at = file.tell() + preamble
     for extent in extents:
         entries = []
-        for header in extent.entries:
-            entries.append(_entry(header, at + len(header.blocks)))
-            at += len(header.blocks) + header.padded
+        for header, extension in zip(extent.entries, extent.extensions, strict=True):
+            at += len(header.blocks)
+            entries.append(IndexEntry(extension, at, header.size, header.name))
+            at += header.padded
         yield extent.key, entries
     file.flush()
     with open_file(path, line.name) as source:
@@ -234,7 +235,7 @@ def _copy_decompressed(line: Line, path: Path, piece: Piece, file: IO[bytes], *,
     keys: list[str] = []
 
     def visit(header: Header, stream: Source) -> None:
-        key, _ = split_key(header.name) or ("", "")
+        key, extension = split_key(header.name) or ("", "")
         if not keys or keys[-1] != key:
             keys.append(key)
         is_wanted = piece.first < len(keys) <= piece.end
@@ -242,7 +243,7 @@ def _copy_decompressed(line: Line, path: Path, piece: Piece, file: IO[bytes], *,
             if not samples or samples[-1][0] != key:
                 samples.append((key, []))
             file.write(header.blocks)
-            samples[-1][1].append(_entry(header, file.tell()))
+            samples[-1][1].append(IndexEntry(extension, file.tell(), header.size, header.name))
         left = header.padded
         while left:
             chunk = stream.read(min(left, CHUNK_BYTES))
@@ -254,11 +255,6 @@ def _copy_decompressed(line: Line, path: Path, piece: Piece, file: IO[bytes], *,
 
     walk_kept(line, path, visit, preamble=file.write if with_preamble else None)
     yield from samples
-
-
-def _entry(header: Header, start: int) -> IndexEntry:
-    extension = (split_key(header.name) or ("", ""))[1]
-    return IndexEntry(extension, start, header.size, header.name)
 
 
 def _copy_runs(line: Line, source: PatientFile, target: int, runs: Iterable[tuple[int, int]]) -> None:

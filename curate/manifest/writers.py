@@ -23,7 +23,7 @@ from curate.manifest.schema import Head
 from curate.manifest.serve import url_path
 from curate.manifest.sidecars import IndexEntry, ShardCount, dali_index, hf_readme, wids_index
 from curate.manifest.stream import INFO, info, split_of
-from curate.pool.tar import printable, split_key
+from curate.pool.tar import printable
 
 # What webdataset expands or cuts in a URL that is text: braces, `::`, and `#` or `?` of a path.
 SPECIAL = re.compile(r"[{}#?\\]|::")
@@ -73,7 +73,10 @@ def dali(kept: Kept, build: Path, out: Path) -> list[str]:
     for line in kept.lines:
         source = kept.root / line.name
         samples = [
-            [IndexEntry((split_key(h.name) or ("", ""))[1], h.data, h.size, h.name) for h in extent.entries]
+            [
+                IndexEntry(extension, header.data, header.size, header.name)
+                for header, extension in zip(extent.entries, extent.extensions, strict=True)
+            ]
             for extent in kept_extents(line, source)
         ]
         link = build / line.name

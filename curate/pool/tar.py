@@ -178,8 +178,8 @@ def usual_header(block: bytes, at: int) -> Header | None:
         return None
     if block[345] and block[257:263] != _USTAR:
         return None
-    header = Header(_ustar_name(block), kind, int(usual[1], 8), at, at + BLOCK, block)
-    return header if header.is_file else None
+    name = _ustar_name(block) if block[345] else _text(block[:100])
+    return None if name.endswith("/") else Header(name, kind, int(usual[1], 8), at, at + BLOCK, block)
 
 
 class HeaderReader:
