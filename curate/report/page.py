@@ -23,6 +23,7 @@ from curate.workflows.results import COLUMNS, cells_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDTH, HEIGHT = 640, 180
+CLASSES_SHOWN, NAME_CHARACTERS = 2000, 640
 Bar = tuple[str, float, float, float, float]
 
 
@@ -36,13 +37,15 @@ def page(found: Report) -> str:
     )  # fmt: skip
     environment.filters |= {
         "count": "{:,}".format, "percent": "{:.1%}".format, "figure": "{:.6g}".format, "size": _size,
-        "plain": printable, "uri": _uri,
+        "plain": _plain, "uri": _uri,
     }  # fmt: skip
+    classes = _classes(found)
     # Elements whose texts are escaped where they are drawn.
     curves = [Markup(curve_element(found.evaluation, target)) for target in targets_of(found.evaluation)]  # noqa: S704
     return environment.get_template("report.html.j2").render(
-        found=found, totals=found.head.totals, selection=found.head.selection, classes=_classes(found),
-        options=_options(found), style=style, script=script, policy=_policy(style, script), width=WIDTH, height=HEIGHT,
+        found=found, totals=found.head.totals, selection=found.head.selection, classes=classes[:CLASSES_SHOWN],
+        all_classes=len(classes), options=_options(found), style=style, script=script, policy=_policy(style, script),
+        width=WIDTH, height=HEIGHT,
         shown=[*_named(found)], plurality=_plurality, beside_cut=partial(_beside_cut, found), curves=curves,
         bars=bars, at=_at, tallest=tallest, evaluation=[COLUMNS, *map(cells_of, found.evaluation)],
     )  # fmt: skip
@@ -131,6 +134,11 @@ def _size(count: float) -> str:
             return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
         count /= 1024
     return f"{count:,.1f} TiB"
+
+
+def _plain(text: str) -> str:
+    shown = printable(text)
+    return shown if len(shown) <= NAME_CHARACTERS else f"{shown[:NAME_CHARACTERS]}…"
 
 
 def _uri(picture: bytes) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,31 @@ def gallery(name: str, title: str, line: str, order_K: RowArray, label_N: NDArra
     """Returns the first of some rows, and the first of each class where classes are few enough."""
     rows = order_K[:SHOWN]
     return Gallery(name, title, line, len(order_K), rows, _of_classes(order_K, label_N, rows))
+
+
+def fitting(
+    galleries: Sequence[Gallery], label_N: NDArray[np.int32], bytes_of: Mapping[int, int], *, room: int
+) -> tuple[Gallery, ...]:
+    """Returns galleries with as many further samples of each class as a page of so many bytes has room for.
+
+    Args:
+        galleries: with the most that there may be.
+        label_N: classes of all rows.
+        bytes_of: what showing a row once takes; it has a page of its own beside its places in galleries.
+        room: bytes.
+    """
+    for each in range(CLASS_SHOWN, 0, -1):
+        fewer = [replace(one, more=_first_of_classes(one.more, label_N, each)) for one in galleries]
+        places = [row for one in fewer for rows in (one.rows, one.more) for row in rows.tolist()]
+        if sum(bytes_of[row] for row in (*places, *set(places))) <= room:
+            return tuple(fewer)
+    return tuple(replace(one, more=one.more[:0]) for one in galleries)
+
+
+def _first_of_classes(rows: RowArray, label_N: NDArray[np.int32], each: int) -> RowArray:
+    label_K = label_N[rows]
+    firsts = [np.flatnonzero(label_K == one)[:each] for one in np.unique(label_K)]
+    return rows[np.sort(np.concatenate([np.array([], dtype=np.int64), *firsts]))]
 
 
 def _of_classes(order_K: RowArray, label_N: NDArray[np.int32], rows: RowArray) -> RowArray:

@@ -16,7 +16,8 @@ from curate.pool.tar import Header, HeaderReader, padded, split_key
 from curate.pool.texts import MAX_TEXT_BYTES, read_text
 
 Place = tuple[int, int]  # (shard's place in the pool, ordinal)
-PICTURE_PX, QUALITY = 112, 75
+PICTURE_PX, QUALITIES = 112, (75, 40, 15)
+PICTURE_BYTES = 1 << 13  # of one that holds noise, quality goes
 TEXT_BYTES = TEXT_CHARACTERS = 600
 MAX_IMAGE_BYTES = 1 << 26
 
@@ -107,9 +108,17 @@ def _glimpse(headers: HeaderReader, stream: PlainStream | DecompressedStream, ke
     if not image:
         return Glimpse(text=text, missing="" if text else "no image")
     try:
-        return Glimpse(thumbnail(image, size_px=PICTURE_PX, quality=QUALITY), text)
+        return Glimpse(_picture(image), text)
     except SampleError as error:
         return Glimpse(text=text, missing=str(error))
+
+
+def _picture(image: bytes) -> bytes:
+    for quality in QUALITIES:
+        small = thumbnail(image, size_px=PICTURE_PX, quality=quality)
+        if len(small) <= PICTURE_BYTES:
+            break
+    return small
 
 
 def _extension(header: Header, key: str) -> str:

@@ -26,7 +26,7 @@ from curate.scores import SUMMARY, BadSample, Columns, read_record
 from curate.selection.rank import last_of, order_keys, rank_of, ranks_of
 from curate.workflows.decision import Ranking, class_name, kept_of, labels_of, outliers_of, ranking_of, sort_keys
 from curate.workflows.explain import score_names
-from curate.workflows.galleries import Gallery, Pair, around, confused, gallery, ordered, suspects
+from curate.workflows.galleries import Gallery, Pair, around, confused, fitting, gallery, ordered, suspects
 from curate.workflows.glimpses import Glimpse, Place, glimpses
 from curate.workflows.neighbours import votes_of
 from curate.workflows.results import saved_rows
@@ -34,6 +34,7 @@ from curate.workflows.results import saved_rows
 BINS, SMALL_BINS = 48, 24
 BAD_SHOWN = 24
 HELD_BYTES = 1 << 30
+PAGE_BYTES = 6_000_000  # of all samples; pairs, bad ones, classes and histograms take the rest of 10 MB
 AGREEMENT, TIE = "variation_ratio", "mutual_information"
 DISTRUST = ("aum", "loss")  # what orders likely label errors, the first that is there
 
@@ -182,6 +183,11 @@ def report(
     shown = sorted({*_rows_of(galleries), *(row for pair in pairs for row in pair.rows.tolist())})
     bad = scored.origin.bad[:BAD_SHOWN] if scored else ()
     samples, failed = _samples(head, scored, shown, bad, root or read_root(manifest), notes) if scored else ({}, ())
+    if scored:
+        takes = {row: _bytes_of(sample) for row, sample in samples.items()}
+        galleries = fitting(galleries, scored.label_N, takes, room=PAGE_BYTES)
+        left = {*_rows_of(galleries), *(row for pair in pairs for row in pair.rows.tolist())}
+        samples = {row: sample for row, sample in samples.items() if row in left}
     own = next((at for at, row in enumerate(rows) if row["arm"].endswith(f"-{digest[:8]}")), None)
     return Report(
         manifest.absolute().name, digest, head,
@@ -281,6 +287,12 @@ def _of_the_order(scored: _Scored) -> list[Gallery]:
         rows = ordered(keys, outlier_N)
         found.append(gallery("outliers", "Outliers set aside", f"Highest {fn} of all, not kept.", rows, label_N))
     return found
+
+
+def _bytes_of(sample: Shown) -> int:
+    """Returns about what showing a sample in one place takes; its texts are escaped."""
+    words = f"{sample.key}{sample.label_name}{sample.prediction}{sample.glimpse.text}".encode()
+    return 600 + 40 * (len(sample.scores) + len(sample.votes)) + 2 * len(words) + 4 * len(sample.glimpse.picture) // 3
 
 
 def _rows_of(galleries: Iterable[Gallery]) -> list[int]:

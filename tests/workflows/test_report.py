@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -8,10 +9,12 @@ from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import BAD_KEY, COLOURS, png, write_tar
+from PIL import Image
 
 from curate import tables
 from curate.cli import run
@@ -174,6 +177,49 @@ def test_one_class_and_a_thousand(count: int, tmp_path: Path) -> None:
     page = drawn(pool_of(tmp_path, [(f"k{i}", str(i % count)) for i in range(1000)]), tmp_path / "r.html")
     assert len([row for row in page.named("tr") if "data-class" in row]) == count
     assert len(page.source) < 10_000_000
+
+
+def test_the_classes_of_a_long_table_are_the_most_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curate.report.page.CLASSES_SHOWN", 5)
+    page = drawn(pool_of(tmp_path, [(f"k{i}", str(i % 8)) for i in range(40)]), tmp_path / "r.html")
+    assert len([row for row in page.named("tr") if "data-class" in row]) == 5
+    assert page.has("8 classes with samples, the most pruned first, 5 of them.")
+
+
+def test_a_page_without_room_shows_fewer_of_each_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is shown without asking stays; every class loses the same."""
+    manifest = pool_of(tmp_path, [(f"k{i}", str(i % 20)) for i in range(160)])
+    seen = {}
+    for room in (6_000_000, 450_000, 0):
+        monkeypatch.setattr("curate.workflows.report.PAGE_BYTES", room)
+        page = drawn(manifest, tmp_path / "r.html")
+        items = [item for item in page.named("li") if "data-class" in item]
+        more = Counter(item["data-class"] for item in items if "data-more" in item)
+        seen[room] = (len(items) - more.total(), max(more.values(), default=0))
+        assert {link["href"] for link in page.named("a")} >= {f"#{one['id']}" for one in page.named("article")}
+    assert seen[6_000_000][0] == seen[450_000][0] == seen[0][0] == 3 * 24
+    assert seen[6_000_000][1] > seen[450_000][1] > seen[0][1] == 0
+
+
+@pytest.mark.slow
+def test_a_page_of_noise_is_under_ten_megabytes(tmp_path: Path) -> None:
+    """Forty classes of pictures that nothing compresses, and names of a thousand characters."""
+    noise = np.random.default_rng(0).integers(0, 256, (480, 112, 112, 3), dtype=np.uint8)
+    members = []
+    for place, pixels in enumerate(noise):
+        out = io.BytesIO()
+        Image.fromarray(pixels).save(out, "PNG", compress_level=1)
+        name = f"{place % 40:03d}" + "&" * 1000
+        members += [(f"k{place}.png", out.getvalue()), (f"k{place}.cls", name.encode())]
+    write_tar(tmp_path / "pool" / "a.tar", members)
+    table = {"shard": ["a.tar"] * 480, "ordinal": list(range(480)), "mine": [i / 7 for i in range(480)]}
+    pq.write_table(pa.table(table), tmp_path / "s.parquet")
+    assert run(["index", str(tmp_path / "pool"), "--out", str(tmp_path / "index")]) == 0
+    words = ["--scores", str(tmp_path / "s.parquet"), "--index", str(tmp_path / "index"), "--fn", "mine"]
+    assert run(["prune", *words, "--keep", "0.5", "--out", str(tmp_path / "m")]) == 0
+    page = drawn(tmp_path / "m", tmp_path / "r.html")
+    assert len(page.named("article")) > 100
+    assert len(page.source.encode()) < 10_000_000
 
 
 def test_shards_that_moved_away_leave_a_report_without_pictures(
