@@ -74,7 +74,8 @@ def fitting(
 def _first_of_classes(rows: RowArray, label_N: NDArray[np.int32], each: int) -> RowArray:
     label_K = label_N[rows]
     firsts = [np.flatnonzero(label_K == one)[:each] for one in np.unique(label_K)]
-    return rows[np.sort(np.concatenate([np.array([], dtype=np.int64), *firsts]))]
+    place_K: RowArray = np.sort(np.concatenate([np.array([], dtype=np.int64), *firsts]))
+    return rows[place_K]
 
 
 def _of_classes(order_K: RowArray, label_N: NDArray[np.int32], rows: RowArray) -> RowArray:
