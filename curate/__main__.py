@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from types import FrameType
+from typing import NoReturn
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
@@ -16,13 +17,23 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
     os._exit(130)
 
 
+def _exit(code: int) -> NoReturn:
+    """Ends with a code, also where an interrupt was caught that came while a string was executed.
+
+    Dataclasses are made so, while modules are imported. Python takes note of it, and as `python -m curate` would in
+    the end die of SIGINT instead. The next string that it executes makes it forget.
+    """
+    exec("")  # noqa: S102
+    sys.exit(code)
+
+
 def main() -> None:
     """Runs the command line and ends the process with its exit code."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["cat"] and "--help" not in arguments:
         from curate.manifest.stream import main as cat
 
-        sys.exit(cat(arguments[1:]))
+        _exit(cat(arguments[1:]))
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _leave)
@@ -30,7 +41,7 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from curate.cli import run
 
-    sys.exit(run())
+    _exit(run())
 
 
 if __name__ == "__main__":

@@ -154,3 +154,17 @@ def test_a_score_whose_time_is_up_goes_on_to_the_same_bytes(
 @pytest.mark.parametrize("time", ["0", "soon", "-5m", "5d"])
 def test_a_time_that_is_none_is_refused(pool_folder: Path, tmp_path: Path, time: str) -> None:
     assert run(["score", str(pool_folder), "--out", str(tmp_path / "scores"), *TOY, "--max-time", time]) == 2
+
+
+def test_an_interrupt_within_an_executed_string_ends_with_130(tmp_path: Path) -> None:
+    """As they are while modules are imported that make dataclasses: `python -m` would die of SIGINT, caught or not."""
+    (tmp_path / "struck.py").write_text(
+        "import os, signal, sys\nfrom curate import console\nfrom curate.__main__ import main\n"
+        "from curate.cli.options import app\nconsole.note('all that this takes is imported now')\n"
+        "@app.command()\ndef strike() -> None:\n    exec('os.kill(os.getpid(), signal.SIGTERM)', globals())\n"
+        "sys.argv = ['curate', 'strike']\nmain()"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "struck"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr.count("Go on with: curate strike")) == (130, 1)
