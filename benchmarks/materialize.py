@@ -81,7 +81,7 @@ def bench(setting: Setting) -> list[Case]:
     shards = 2 if setting.quick else 20
     samples = 50 if setting.quick else 1000
     cases = []
-    for name, kib, count in (("images", 110, samples), ("small images", 50, samples), ("tiny images", 4, 2 * samples)):
+    for name, kib, count in (("images", 110, samples), ("small images", 50, samples), ("tiny images", 4, 5 * samples)):
         folder = setting.folder / str(kib)
         folder.mkdir()
         with contextlib.redirect_stdout(io.StringIO()):
