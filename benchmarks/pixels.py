@@ -36,9 +36,9 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from benchmarks.arms import Absent, Arm, compare, module, peer, report
 from benchmarks.pools import stored
 from benchmarks.suite import LIMIT, OURS, Benchmark, Case, Setting, Target, compared
-from curate.pool.images import IMAGE_EXTENSIONS
 from curate.pool.index import build_index
 from curate.pool.labels import LabelSource
+from curate.pool.scan import IMAGE_EXTENSIONS
 from curate.pool.writer import write_shards
 
 BATCH, CHUNK = 64, 512
