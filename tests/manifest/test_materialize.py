@@ -35,7 +35,7 @@ def written(out: Path) -> dict[str, dict[str, bytes]]:
     return {path.name: contents(path) for path in sorted(out.glob("*.tar"))}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(tar=random_tars(), data=st.data())
 def test_one_to_one_is_what_cat_streams(tar: RandomTar, data: st.DataObject) -> None:
     total = len(samples_of(plain(tar.data, tar.name)))

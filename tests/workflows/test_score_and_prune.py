@@ -109,13 +109,14 @@ def test_a_run_of_another_recipe_or_pool_is_refused(
     assert "another pool" in capsys.readouterr().err
 
 
-def test_a_second_run_beside_the_first_is_refused(toy_scores: Path, pool_folder: Path) -> None:
+def test_a_second_run_beside_the_first_is_refused(
+    toy_scores: Path, pool_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from curate import durable
 
     with durable.lock(toy_scores):
-        command = [sys.executable, "-m", "curate", "score", str(pool_folder), "--out", str(toy_scores), *TOY]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (result.returncode, f"in use by process {os.getpid()}" in result.stderr) == (1, True)
+        assert run(["score", str(pool_folder), "--out", str(toy_scores), *TOY]) == 1
+    assert f"in use by process {os.getpid()}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("way", ["stream", "disk"])
