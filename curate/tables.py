@@ -73,7 +73,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """
     try:
         return dict(json.loads(pq.read_schema(path).metadata[b"curate"]))
-    except (*DAMAGE, KeyError, TypeError) as error:
+    except DAMAGE as error:
         raise damaged(path, error) from error
 
 

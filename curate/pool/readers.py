@@ -148,11 +148,11 @@ def _samples(folder: Path) -> tuple[list[PurePosixPath], Counter[str]]:
 
 def _wanted(paths: Sequence[PurePosixPath]) -> tuple[list[int], Counter[str]]:
     """Returns the places of the images, or of the texts where there is no image, and how many others there are."""
-    for kind, extensions in (("image", IMAGE_EXTENSIONS), ("text", {TEXT_EXTENSION})):
+    for reason, extensions in (("not an image", IMAGE_EXTENSIONS), ("not a text", {TEXT_EXTENSION})):
         wanted = [place for place, path in enumerate(paths) if path.suffix[1:].lower() in extensions]
         if wanted:
             others = len(paths) - len(wanted)
-            return wanted, Counter({f"not {'an' if kind == 'image' else 'a'} {kind}": others} if others else {})
+            return wanted, Counter({reason: others} if others else {})
     return [], Counter()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TOY, toy_members, write_tar
-from crashing import Nursery
+from crashing import Nursery, Trial
 from figures import record
 from test_crashes import indexing, light, loaded, materializing, pruning, scoring  # noqa: F401  (two are fixtures)
 
@@ -27,19 +27,22 @@ needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C com
 ERRORS = (errno.ENOSPC, errno.EIO, errno.ESTALE, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
+@pytest.fixture
+def trials(light: Nursery, pool_folder: Path, toy_scores: Path, toy_manifest: Path, tmp_path: Path) -> list[Trial]:  # noqa: F811
+    """The commands that start fast, each beside what it makes when it is left alone."""
+    made = ((indexing, pool_folder), (pruning, toy_scores), (materializing, toy_manifest))
+    return [make(light, source, tmp_path / make.__name__) for make, source in made]
+
+
 @needs_compiler
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
 def test_every_change_refused_in_turn(
     light: Nursery,  # noqa: F811
-    pool_folder: Path,
-    toy_scores: Path,
-    toy_manifest: Path,
-    tmp_path: Path,
+    trials: list[Trial],
 ) -> None:
     """A full disk, a failing one, a network file system that lost its handle, a quota: at every write, rename, fsync."""
-    for make, source in ((indexing, pool_folder), (pruning, toy_scores), (materializing, toy_manifest)):
-        trial = make(light, source, tmp_path / make.__name__)
+    for trial in trials:
         failed = sum(trial.fail(ERRORS[at % len(ERRORS)], at=at) for at in range(trial.changes))
         assert failed >= trial.changes // 2
     record("refused changes", light.struck)
@@ -50,15 +53,11 @@ def test_every_change_refused_in_turn(
 @pytest.mark.timeout(1800)
 def test_every_second_change_happens_and_is_said_to_have_failed(
     light: Nursery,  # noqa: F811
-    pool_folder: Path,
-    toy_scores: Path,
-    toy_manifest: Path,
-    tmp_path: Path,
+    trials: list[Trial],
 ) -> None:
     """A network file system whose answer is lost: the rename is done, and the client says ESTALE."""
     before = sum(light.struck.values())
-    for make, source in ((indexing, pool_folder), (pruning, toy_scores), (materializing, toy_manifest)):
-        trial = make(light, source, tmp_path / make.__name__)
+    for trial in trials:
         for at in range(0, trial.changes, 2):
             trial.fail(errno.ESTALE, at=at, when="lies")
     failed = sum(light.struck.values()) - before
