@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from curate.errors import ManifestError
 from curate.manifest.lines import Line
@@ -14,13 +14,12 @@ from curate.manifest.stream import DIGEST_BYTES, Source, check_source, walk_kept
 from curate.pool.tar import BLOCK, Header, split_key, usual_header
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """One kept sample: its key, the headers of its entries, which say what bytes they fill, and their extensions."""
 
     key: str
-    entries: tuple[Header, ...]
-    extensions: tuple[str, ...]
+    entries: list[Header]
+    extensions: list[str]
 
 
 def kept_extents(line: Line, path: Path) -> list[Extent]:
@@ -54,14 +53,14 @@ def byte_runs(extents: Sequence[Extent], preamble: int) -> list[tuple[int, int]]
 
 
 def _grouped(headers: Iterable[Header]) -> list[Extent]:
-    groups = list[tuple[str, list[Header], list[str]]]()
+    extents = list[Extent]()
     for header in headers:
         key, extension = split_key(header.name) or ("", "")
-        if not groups or groups[-1][0] != key:
-            groups.append((key, [], []))
-        groups[-1][1].append(header)
-        groups[-1][2].append(extension)
-    return [Extent(key, tuple(entries), tuple(extensions)) for key, entries, extensions in groups]
+        if not extents or extents[-1].key != key:
+            extents.append(Extent(key, [], []))
+        extents[-1].entries.append(header)
+        extents[-1].extensions.append(extension)
+    return extents
 
 
 def _known_headers(line: Line, path: Path) -> list[Header] | None:

@@ -291,8 +291,7 @@ def _copied_in_kernel(source: int, target: int, start: int, size: int) -> int:
 
 def _read(line: Line, source: PatientFile, start: int, room: memoryview) -> int:
     try:
-        source.seek(start)
-        return int(source.readinto(room))
+        return source.readinto_at(room, start)
     except OSError as error:
         raise unreadable(Path(str(source.name)), line.name, error) from error
 

@@ -43,6 +43,10 @@ class PatientFile(io.FileIO):
     def readinto(self, buffer: Any, /) -> Any:
         return _patiently(super().readinto, buffer)
 
+    def readinto_at(self, buffer: Any, at: int, /) -> int:
+        """Reads from byte `at`, whatever was read before; returns how many bytes there were."""
+        return int(_patiently(lambda room: os.preadv(self.fileno(), [room], at), buffer))
+
 
 def _patiently(read: Callable[[Any], Any], what: Any) -> Any:
     for wait in WAITS_SECONDS:
@@ -76,6 +80,28 @@ class PlainStream:
         if step:
             self._at = self._file.seek(self._at + step)
         return step
+
+    def tell(self) -> int:
+        """Returns the byte that is read next, also after a read that was interrupted."""
+        return self._file.tell()
+
+    def splice(self, pipe: int, size: int) -> int:
+        """Moves bytes into a pipe inside the kernel, without copying them; for a stream without a buffer.
+
+        Returns how many: fewer where the file ends or the kernel cannot. Who reads the rest learns why.
+
+        Raises:
+            BrokenPipeError: nobody reads the pipe.
+        """
+        start = self._at
+        try:
+            while (left := start + size - self._at) and (moved := os.splice(self._file.fileno(), pipe, left)):
+                self._at += moved
+        except BrokenPipeError:
+            raise
+        except OSError:
+            pass
+        return self._at - start
 
 
 class _ReadError(Exception):

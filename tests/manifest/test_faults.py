@@ -56,7 +56,8 @@ def test_webdataset_raises_every_time(toy_manifest: Path, pool_folder: Path, tmp
     assert raises(url)
 
 
-def test_a_terminated_cat_ends_in_an_error_for_its_reader(tmp_path: Path) -> None:
+@pytest.mark.parametrize("read", [BLOCK, 100_001, 2_000_000])
+def test_a_terminated_cat_ends_in_an_error_for_its_reader(tmp_path: Path, read: int) -> None:
     """The reader takes its time: the producer stands in the middle of a write when it is told to end."""
     members = [(f"k{n}.{kind}", data) for n in range(8) for kind, data in (("png", bytes(2_000_000)), ("cls", b"0"))]
     write_tar(tmp_path / "pool" / "x.tar", members)
@@ -66,7 +67,9 @@ def test_a_terminated_cat_ends_in_an_error_for_its_reader(tmp_path: Path) -> Non
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
     )  # communicate() drops what was read ahead
     assert process.stdout is not None
-    first = process.stdout.read(BLOCK)
+    first = b""
+    while len(first) < read:
+        first += process.stdout.read(read - len(first))
     process.send_signal(signal.SIGTERM)
     rest, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM

@@ -7,9 +7,10 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import BAD_KEY
-from tars import contents, kept_keys
+from conftest import BAD_KEY, write_tar
+from tars import contents, kept_keys, prune_by
 
 from curate.cli import run
 from curate.manifest.lines import find_line, find_rows, write_lines
@@ -69,6 +70,20 @@ def test_every_fault_ends_in_an_entry_whose_data_never_comes(
     shard = "other.tar" if damage == "unknown shard" else "toy-0000.tar"
     manifest = tmp_path / "none" if damage == "no manifest" else toy_manifest
     assert is_refused(cat(manifest, shard, "--root", str(root)), tmp_path / "out.tar")
+
+
+def test_a_pipe_and_a_file_are_given_the_same_bytes(tmp_path: Path) -> None:
+    """Long entries go into a pipe another way than into a file, short ones alike."""
+    sizes = [100_001, 0, 1, 16_383, 16_384, 16_385, 511, 512, 700_000]
+    random = np.random.default_rng(0)
+    members = [(f"k{n}.{kind}", data) for n, size in enumerate(sizes) for kind, data in (("bin", random.bytes(size)),)]
+    write_tar(tmp_path / "pool" / "x.tar", members)
+    prune_by([1.0, 1, 1, 1, 0, 1, 1, 0, 1], tmp_path / "pool", "x.tar", 7, tmp_path)
+    piped = cat(tmp_path / "manifest", "x.tar")
+    with (tmp_path / "kept.tar").open("wb") as file:
+        assert subprocess.run([*CAT, tmp_path / "manifest", "x.tar"], stdout=file, check=False).returncode == 0
+    assert (piped.returncode, piped.stdout) == (0, (tmp_path / "kept.tar").read_bytes())
+    assert contents(tmp_path / "kept.tar") == {name: data for name, data in members if name[:2] not in ("k4", "k7")}
 
 
 def test_the_moved_pool_is_found_through_root(toy_manifest: Path, pool_folder: Path, tmp_path: Path) -> None:
