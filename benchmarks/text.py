@@ -1,12 +1,13 @@
-"""Words a second of training fastText, and of turning texts into words; one thread.
+"""Words a second of training fastText, and of turning texts into words.
 
-Run: python -m benchmarks.text SHARDS... --arm curate|dense|limit|words|split
+Run: python -m benchmarks.text SHARDS... --arm curate|dense|limit|words|split|together|in turn
 
     curate   `train_member` over tokens in memory: everything that training does
     dense    the same network and order in a loop of PyTorch's own whose table has a dense gradient
     limit    the sparse step alone, on bags of ready places: look-up, mean, linear layer, gradient, update
     words    texts in memory -> rows of hashed words
     split    the same texts through `str.split`, nothing done with the words
+    together, in turn   two seeds as `curate score` trains them: on two threads side by side, or on one
 
 Training is one epoch after a warm-up; its value counts words, not pairs, though both are learned.
 """
@@ -29,14 +30,19 @@ from curate.pool.index import build_index
 from curate.pool.labels import LabelSource
 from curate.pool.texts import words
 from curate.pool.writer import write_shards
+from curate.progress import Silent
 from curate.proxy.models import ModelSpec, TextSpec, build_model
 from curate.proxy.pixels import StoredPixels, read_images
 from curate.proxy.tokens import Tokens
 from curate.proxy.training import Plan, build_optimizer, train_member
 from curate.recipe import Augment, Recipe
+from curate.workflows.run import Request, open_run
+from curate.workflows.setting import open_pixels
+from curate.workflows.train import train_seeds
 
 LENGTH, WARM_UP = 256, 64
 VOCABULARY, WORDS = 50_000, 230
+SEEDS = {"together": 2, "in turn": 1}  # arms of two seeds, and on how many threads
 
 
 def plan() -> Plan:
@@ -115,6 +121,18 @@ def measured(arm: str, shards: Sequence[str], folder: Path) -> float:
     return count / (time.perf_counter() - started)
 
 
+def seeds_trained(shards: Sequence[str], folder: Path, threads: int) -> float:
+    """Returns words a second of two seeds as `curate score` trains them."""
+    table = {"epochs": 1, "seeds": 2, "threads": threads}
+    recipe = Recipe.model_validate({"proxy": {"name": "fasttext"}, "train": table, "text": {"length": LENGTH}})
+    run = open_run(Request(shards=list(shards), out=folder, recipe=recipe, device="cpu"), Silent())
+    pixels = open_pixels(run.pool, run.setting, recipe, folder / "pixels", Silent())
+    count = sum(int((pixels.take(pixels.rows.of_shard(n)) > 0).sum()) for n in range(len(shards)))  # type: ignore[attr-defined]
+    started = time.perf_counter()
+    train_seeds(run, pixels)
+    return 2 * count / (time.perf_counter() - started)
+
+
 def write_pool(folder: Path, texts: int) -> list[str]:
     """Writes texts whose words are as often as in language (Zipf), two classes."""
     draw = np.random.default_rng(0)
@@ -126,31 +144,36 @@ def write_pool(folder: Path, texts: int) -> list[str]:
 def bench(setting: Setting) -> list[Case]:
     texts = 200 if setting.quick else 4_000
     paths = write_pool(setting.folder, texts)
-    size = f"{texts:,} texts of {WORDS} words, one thread"
+    size = f"{texts:,} texts of {WORDS} words"
 
     def case(what: str, arms: dict[str, str], targets: Sequence[Target], note: str) -> Case:
         commands: dict[str, Arm | Absent] = {k: Arm(module("text", *paths, "--arm", v)) for k, v in arms.items()}
         return compared(f"{what}, {size}", "words/s", commands, repeats=setting.repeats, targets=targets, note=note)
 
+    together = {OURS: "together", "one thread": "in turn"}
     trained = {OURS: OURS, "dense gradient": "dense", LIMIT: LIMIT}
     note = "asked: 300,000 words/s; limit: the sparse step alone, on ready places"
     return [
-        case("fastText, one epoch", trained, [Target("dense gradient", 10)], note),
-        case("texts to words", {OURS: "words", LIMIT: "split"}, [], "limit: `str.split`"),
+        case("fastText, one epoch, one thread", trained, [Target("dense gradient", 10)], note),
+        case("fastText, two seeds on two threads", together, [], "members and states written"),
+        case("texts to words, one thread", {OURS: "words", LIMIT: "split"}, [], "limit: `str.split`"),
     ]
 
 
-BENCHMARK = Benchmark(bench, "fastText on the CPU, one thread.")
+BENCHMARK = Benchmark(bench, "fastText on the CPU.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("shards", nargs="+")
-    parser.add_argument("--arm", choices=(OURS, "dense", LIMIT, "words", "split"), required=True)
+    parser.add_argument("--arm", choices=(OURS, "dense", LIMIT, "words", "split", *SEEDS), required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="curate-bench-") as folder:
-        report(value=measured(arguments.arm, arguments.shards, Path(folder)))
+        if arguments.arm in SEEDS:
+            report(value=seeds_trained(arguments.shards, Path(folder), SEEDS[arguments.arm]))
+        else:
+            report(value=measured(arguments.arm, arguments.shards, Path(folder)))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import timm
@@ -19,6 +20,7 @@ from curate.proxy import convnets, fasttext, preact_resnet, vdcnn  # noqa: F401 
 from curate.proxy.sealed import load_sealed
 
 SMALL_PX = 64
+_DRAWING = Lock()  # the generator that networks draw from is the process's
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def build_model(spec: ModelSpec, *, seed: int) -> nn.Module:
         UsageError: an unknown name, a network that cannot take this input, weights that do not fit.
     """
     check_name(spec.name)
-    with torch.random.fork_rng(devices=[]):
+    with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _create(spec)
         if spec.stem == "small":

@@ -11,13 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from curate import durable
-from curate.acquisition import ACQUISITIONS
 from curate.acquisition.columns import dynamics_columns, ensemble_columns
-from curate.acquisition.difficulty import forgetting, never_learned
-from curate.acquisition.dynamics import Dynamics
 from curate.errors import DivergedError, TooMuchBadDataError
 from curate.pool.index import bad_samples
 from curate.progress import Progress, Silent
@@ -26,13 +22,10 @@ from curate.proxy.models import check_fits
 from curate.proxy.pixels import Pixels, with_labels_of
 from curate.proxy.predict import Predicted, measured, predict
 from curate.proxy.training import (
-    check_state,
     dynamics_of,
     history_of,
-    is_trained,
     member_path,
     settled_members,
-    train_member,
 )
 from curate.samples import IdentityArray
 from curate.scores import (
@@ -51,9 +44,10 @@ from curate.scores import (
 from curate.tables import damaged
 from curate.workflows.consensus import vote_column
 from curate.workflows.embed import embed
-from curate.workflows.held_out import HeldOut, other_shards, split, validation
+from curate.workflows.held_out import HeldOut, other_shards
 from curate.workflows.run import Request, Run, described, open_run
 from curate.workflows.setting import open_pixels
+from curate.workflows.train import train_seeds
 
 Learned = Callable[[Run, Pixels, int, NDArray[np.int64]], dict[str, NDArray[Any]]]
 
@@ -82,7 +76,7 @@ def score(request: Request, progress: Progress | None = None, *, pixels: Pixels 
         pixels.rows = with_labels_of(run.pool, pixels.rows)
         bad = [BadSample(*sample) for sample in bad_samples(run.pool)]
         check_bad(len(bad) + len(pixels.bad), run)
-        trained, val = (0, None) if run.given else _train_all(run, pixels)
+        trained, val = (0, None) if run.given else train_seeds(run, pixels)
         members = _score_all(run, pixels, _nothing_learned if run.given else learned_of)
         if request.embeddings:
             # The last member of the first seed: the end of one whole training.
@@ -107,17 +101,6 @@ def check_bad(count: int, run: Run) -> None:
         )
 
 
-def _train_all(run: Run, pixels: Pixels) -> tuple[int, HeldOut | None]:
-    """Trains every seed; returns how many samples were trained on, and what was held out."""
-    train_K, val = split(run, pixels)
-    for seed in run.seeds:
-        try:
-            _train(run, pixels, train_K, val, seed)
-        except DivergedError as error:
-            run.exclude(seed, error)
-    return len(train_K), val
-
-
 def _score_all(run: Run, pixels: Pixels, learned: Learned) -> Members:
     """Scores every shard with the members whose predictions are finite; returns them."""
     while True:
@@ -129,51 +112,6 @@ def _score_all(run: Run, pixels: Pixels, learned: Learned) -> Members:
             for name in (TABLES, VOTES):  # it has voted in them; before the marker, so that a kill forgets none
                 shutil.rmtree(run.request.out / name, ignore_errors=True)
             run.exclude(error.seed, error)
-
-
-def _train(run: Run, pixels: Pixels, rows_K: NDArray[np.int64], val: HeldOut | None, seed: int) -> None:
-    epochs = run.plan.train.epochs
-    if is_trained(run.folder(seed), run.plan.train):
-        check_state(run.folder(seed))
-        return
-    run.progress.stage(f"train seed {seed}", epochs * len(rows_K), run.setting.unit)
-    dynamics = Dynamics(len(pixels.rows), early_epochs=run.request.recipe.score.early_epochs)
-
-    def on_epoch(epoch: int, model: nn.Module, record: dict[str, Any]) -> None:
-        if run.request.recipe.score.trace:
-            _trace(run, pixels, model, dynamics, f"seed-{seed:03d}/epoch-{epoch:03d}")
-        run.log(event="epoch", seed=seed, **record)
-
-    train_member(
-        run.plan,
-        pixels,
-        rows_K,
-        seed=seed,
-        folder=run.folder(seed),
-        progress=lambda epoch, seen: run.progress.at(epoch * len(rows_K) + seen, f"epoch {epoch + 1}/{epochs}"),
-        on_epoch=on_epoch,
-        dynamics=dynamics,
-        validate=validation(run, val, run.plan),
-    )
-
-
-def _trace(run: Run, pixels: Pixels, model: nn.Module, dynamics: Dynamics, name: str) -> None:
-    """Writes entropy and correctness of every sample after an epoch, on the plain image, and forgetting so far."""
-    model.eval()
-    out, batch_size = run.request.out / "trace" / name, run.request.recipe.score.batch_size
-    parts = list[tuple[NDArray[Any], ...]]()
-    for index, part in predict(run.plan, [(0, model)], pixels, range(len(run.pool.scans)), batch_size=batch_size):
-        first, last = pixels.rows.offset_S[index : index + 2].tolist()
-        if part:
-            entropy_B = ACQUISITIONS["entropy"].function(part.whole)
-            parts.append((part.rows_B - first, entropy_B, np.asarray(part.whole.errors_B)))
-        elif parts:  # else a shard of bad samples alone
-            ordinal_N, entropy_N, errors_N = (np.concatenate(column) for column in zip(*parts, strict=True))
-            columns = {"ordinal": ordinal_N, "entropy": entropy_N, "correct": errors_N == 0}
-            so_far = dynamics.of_rows(first, last)
-            columns |= {f.__name__: f(so_far)[ordinal_N] for f in (forgetting, never_learned)}
-            write_scores(out, run.pool.scans[index].name, columns)
-            parts = []
 
 
 def _members(run: Run) -> list[Member]:

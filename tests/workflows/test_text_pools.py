@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,12 @@ from conftest import write_tar
 from tars import contents, kept_keys
 
 from curate.cli import run
+from curate.errors import TimeUpError
 from curate.manifest.schema import load_head
+from curate.progress import Silent
+from curate.recipe import Recipe
+from curate.workflows.run import Request
+from curate.workflows.score import score
 
 MARKUP = "<script>alert(1)</script> green grass and leaves"
 BAD = {"t0_05": (b" \n", "empty"), "t0_06": (b"red \xff", "not UTF-8"), "t1_05": (b"re\0d", "NUL")}
@@ -85,6 +91,64 @@ def test_every_good_text_is_scored_and_the_members_have_learned(text_scores: Pat
         table = pq.read_table(path)
         for name in ("entropy", "mutual_information", "forgetting", "el2n", "grand", "aum"):
             assert np.isfinite(table[name].to_numpy()).all(), name
+
+
+THREE = ["--seeds", "3", "--epochs", "3", "--set", "train.threads=2"]
+
+
+def members(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("members/*/epoch-*")}
+
+
+@pytest.fixture(scope="module")
+def side_by_side(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("side-by-side") / "scores"
+    assert run(["score", str(texts), *FAST, *THREE, "--out", str(out)]) == 0
+    return out
+
+
+def test_seeds_that_train_side_by_side_come_to_the_same(
+    side_by_side: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["score", str(texts), *FAST, *THREE, "--set", "train.threads=1", "--out", str(tmp_path / "one")]) == 0
+    assert "train seed 1" in capsys.readouterr().err
+    assert run(["score", str(texts), *FAST, *THREE, "--out", str(tmp_path / "two")]) == 0
+    assert "train seeds 0, 1" in capsys.readouterr().err
+    for other in ("one", "two"):
+        assert tables(tmp_path / other) == tables(side_by_side)
+        assert members(tmp_path / other) == members(side_by_side)
+    assert len(members(side_by_side)) == 6
+
+
+class EndsAt(Silent):
+    """Ends the work the n-th time that it hears of, as --max-time does."""
+
+    def __init__(self, call: int) -> None:
+        self.left = call
+
+    def at(self, done: int, detail: str = "") -> None:
+        self.left -= 1
+        if self.left <= 0:
+            raise TimeUpError("over")
+
+
+@pytest.mark.parametrize("call", [3, 12, 20])
+def test_seeds_that_are_stopped_side_by_side_go_on(side_by_side: Path, texts: Path, tmp_path: Path, call: int) -> None:
+    recipe = Recipe.model_validate(json.loads((side_by_side / "run.json").read_bytes())["recipe"])
+    request = Request(shards=[str(texts)], out=tmp_path / "scores", recipe=recipe, device="cpu")
+    with pytest.raises(TimeUpError):
+        score(request, EndsAt(call))
+    assert not any("seed" in thread.name or "ThreadPool" in thread.name for thread in threading.enumerate())
+    score(request)
+    assert (tables(request.out), members(request.out)) == (tables(side_by_side), members(side_by_side))
+
+
+def test_seeds_that_all_diverge_side_by_side_are_said(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--set", "train.rate=1e30", "--out", str(tmp_path / "scores")]
+    assert run(["score", str(texts), *FAST, *THREE, *words]) == 1
+    assert "not finite" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("store", ["disk", "stream"])
