@@ -23,7 +23,11 @@ DIGEST = "digest"
 def save_sealed(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes contiguous tensors of the CPU with their digest, under a temporary name that is then renamed."""
     sealed = {**metadata, DIGEST: _digest(tensors, metadata)}
-    durable.write_bytes(path, _in_order(save(dict(tensors), metadata=sealed)))
+    data = memoryview(save(dict(tensors), metadata=sealed))
+    end = 8 + int.from_bytes(data[:8], "little")
+    with durable.replace(path) as file:
+        file.write(_in_order(bytes(data[8:end])))
+        file.write(data[end:])
 
 
 def load_sealed(path: Path, *, must: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -61,12 +65,11 @@ def read_header(path: Path) -> dict[str, str]:
         raise _damaged(path, str(error)) from error
 
 
-def _in_order(data: bytes) -> bytes:
-    """Returns a file with its header's keys sorted: safetensors writes metadata in an order that varies."""
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + data[end:]
+def _in_order(header: bytes) -> bytes:
+    """Returns a file's header and its length with sorted keys: safetensors writes metadata in an order that varies."""
+    text = json.dumps(json.loads(header), sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
