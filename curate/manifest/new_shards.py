@@ -115,9 +115,12 @@ def _tell(worker: subprocess.Popen[bytes], place: int, block: Block) -> None:
     lines = [[number, list(line)] for number, line in block.lines.items()]
     words = [place, shards, lines, str(block.root), str(block.out), block.sync, block.with_preamble]
     assert worker.stdin is not None
-    with suppress(BrokenPipeError):  # it has died, which its code says later
+    try:
         worker.stdin.write(json.dumps(words).encode() + b"\n")
         worker.stdin.flush()
+    except BrokenPipeError:  # it has died, which its code says later
+        with suppress(BrokenPipeError):
+            worker.stdin.close()  # which tries to write what is left
 
 
 def _heard(line: bytes) -> tuple[int, Block]:
