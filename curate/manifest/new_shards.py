@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import json
 import os
-import signal
+import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,9 +34,6 @@ from curate.pool.tar import Header, printable, split_key
 
 CHUNK_BYTES = 1 << 20
 WALKED_SHARDS = 4  # neighbours among the new shards come from the same sources
-MOST_CHARACTERS = (
-    320  # of six bytes in JSON, twice: a line on a pipe of many writers is whole up to 4,096 bytes (POSIX)
-)
 MODULE = "curate.manifest.new_shards"
 
 
@@ -105,8 +102,8 @@ def _worker(said: IO[bytes]) -> subprocess.Popen[bytes]:
     package = str(Path(errors.__file__).parents[1])  # however it was found here
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     words = [sys.executable, "-m", MODULE]
-    return subprocess.Popen(  # noqa: S603  (our own words)
-        words, stdin=subprocess.PIPE, stdout=said, env={**os.environ, "PYTHONPATH": path}
+    return subprocess.Popen(  # noqa: S603  (our own words); in a session of its own no terminal interrupts it
+        words, stdin=subprocess.PIPE, stdout=said, env={**os.environ, "PYTHONPATH": path}, start_new_session=True
     )
 
 
@@ -152,21 +149,27 @@ def _end(workers: Sequence[subprocess.Popen[bytes]], out: Path) -> None:
 
 def main() -> None:
     """Writes the block that stdin tells; says on stdout what is whole, or why something is not."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells everybody; who began this one decides
     gc.set_threshold(100_000)
-    place, block = _heard(sys.stdin.buffer.readline())
+    told = sys.stdin.buffer.readline()
+    if not told.endswith(b"\n"):  # who began this one has ended meanwhile
+        return
+    place, block = _heard(told)
     Thread(target=_end_with_stdin, daemon=True).start()
     try:
         for number, _ in enumerate(write_block(block)):
             _say(block=place, shard=number)
     except CurateError as error:
-        _say(kind=type(error).__name__, message=error.message[:MOST_CHARACTERS], hint=error.hint[:MOST_CHARACTERS])
+        _say(kind=type(error).__name__, message=error.message, hint=error.hint)
     except OSError as error:
-        _say(errno=error.errno, message=error.strerror, file=str(error.filename or block.out)[:MOST_CHARACTERS])
+        _say(errno=error.errno, message=error.strerror or str(error), file=str(error.filename or block.out))
 
 
 def _say(**record: Any) -> None:
-    os.write(1, json.dumps(record).encode() + b"\n")
+    """Writes a line. Up to `PIPE_BUF` bytes it is whole, whoever else writes; longer messages are cut."""
+    while len(line := json.dumps(record).encode() + b"\n") > select.PIPE_BUF:
+        longest = max({"message", "hint", "file"} & set(record), key=lambda name: len(record[name]))
+        record[longest] = record[longest][: len(record[longest]) // 2]
+    os.write(1, line)
 
 
 def _end_with_stdin() -> None:

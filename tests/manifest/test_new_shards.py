@@ -87,6 +87,13 @@ def test_an_error_of_a_process_is_that_of_the_work(
     assert errors[0][0] is ManifestError
 
 
+def test_an_error_too_long_for_a_line_is_said_in_short(toy_manifest: Path, tmp_path: Path) -> None:
+    nowhere = tmp_path.joinpath(*["ü" * 100] * 15)
+    with pytest.raises(ManifestError, match=r"toy-000\d\.tar: cannot be read") as caught:
+        materialize(toy_manifest, tmp_path / "out", root=nowhere, processes=2)
+    assert caught.value.hint.startswith(f"Looked at {tmp_path}")
+
+
 def test_a_folder_that_cannot_be_written_is_said(toy_manifest: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     name = materialize(toy_manifest, tmp_path / "other", shards=4).out
