@@ -9,6 +9,7 @@ Run: python -m benchmarks.scoring [SHARDS...] [--proxy preact_resnet20] [--size 
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from benchmarks.arms import Arm, compare, module, report, timed
 from benchmarks.pools import opened, stored, write_pool
 from benchmarks.suite import LIMIT, OURS, Benchmark, Case, Target, compared
 from benchmarks.training import plan_of
+from benchmarks.whole import slice_of
 from curate.progress import Silent
 from curate.proxy.members import Member, Members
 from curate.proxy.models import build_model
@@ -71,7 +73,33 @@ def bench(setting: suite.Setting) -> list[Case]:
     seeds.absent = dict.fromkeys((OURS, "one seed"), "no GPU here")
     if torch.cuda.is_available():
         seeds = compared(seeds.name, "s", seeds_on_gpu(setting), repeats=setting.repeats, targets=seeds.targets)
-    return [case, seeds]
+    return [case, apart(setting), seeds]
+
+
+def apart(setting: suite.Setting) -> Case:
+    """Returns two seeds of two members each, trained and scored together and by two stock scripts."""
+    images = 256 if setting.quick else 2560
+    shards, out = setting.folder / "few", setting.folder / "together"
+    found = sorted((setting.data / "cifar10").glob("train-*.tar.zst"))[:1] if setting.data else []
+    if found:
+        slice_of(found, shards, images)
+    else:
+        write_pool(shards, images, 32, samples_per_shard=images)
+    (shard,) = shards.glob("*.tar")
+
+    def fresh() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+
+    words = [sys.executable, "-m", "curate", "score", shards, "--proxy", "preact_resnet20", "--epochs", 2, "--seeds", 2]
+    stock = " && ".join(shlex.join([*module("stock", shard, "--seed", seed)]) for seed in range(2))
+    return compared(
+        f"training 2 seeds, scoring with 2 members of each: {images:,} images", "s",
+        {OURS: timed(*words, "--checkpoints", 2, "--set", "train.rate=0.05", "--set", "train.batch_size=128",
+                     "--out", out, before=fresh),
+         "2 stock scripts": timed("sh", "-c", stock)},
+        repeats=setting.repeats, targets=[],
+        note="whole processes; stock: webdataset, PIL, torchvision, a DataLoader, float32, one script a seed",
+    )  # fmt: skip
 
 
 def seeds_on_gpu(setting: suite.Setting) -> dict[str, Arm]:

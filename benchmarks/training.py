@@ -23,13 +23,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import webdataset
 from numpy.typing import NDArray
 from torch.nn import functional
-from torchvision import transforms
 
 from benchmarks.arms import Absent, Arm, compare, module, report
 from benchmarks.pools import opened, stored
+from benchmarks.stock import batches
 from benchmarks.suite import LIMIT, OURS, Benchmark, Case, Setting, Target, compared
 from curate.pool.index import Pool
 from curate.proxy.augment import augmented
@@ -83,20 +82,12 @@ def train_plain(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64]) -> float:
 
 def train_stock(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64]) -> float:
     """The loop of both libraries' documentation, images decoded on the way; returns the mean loss."""
-    size, workers = plan.spec.size_px, min(2, len(pixels.rows.shards))
-    transform = transforms.Compose([
-        transforms.Resize(size), transforms.CenterCrop(size), transforms.RandomCrop(size, padding=size // 8),
-        transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(plan.mean, plan.std),
-    ])  # fmt: skip
-    dataset = (
-        webdataset.WebDataset([f"pipe:{cat_of(shard.path)}" for shard in pixels.rows.shards], shardshuffle=False)
-        .shuffle(1000).decode("pilrgb").to_tuple("jpg;jpeg;png", "cls").map_tuple(transform, int)
-        .batched(plan.train.batch_size)
-    )  # fmt: skip
+    shards = [shard.path for shard in pixels.rows.shards]
+    loader = batches(shards, plan.spec.size_px, plan.train.batch_size, mean=plan.mean, std=plan.std, augment=True)
     model = build_model(plan.spec, seed=0).to(memory_format=torch.contiguous_format).to(plan.device)
     optimizer = build_optimizer(model, plan.train)
     total, seen = 0.0, 0
-    for inputs, labels in torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=workers):
+    for inputs, labels in loader:
         loss = functional.cross_entropy(model(inputs.to(plan.device)), torch.as_tensor(labels).to(plan.device))
         optimizer.zero_grad()
         loss.backward()
@@ -105,11 +96,6 @@ def train_stock(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64]) -> float:
         if seen >= len(rows_K):
             break
     return total / seen
-
-
-def cat_of(path: Path) -> str:
-    """Returns the command that prints a shard's tar."""
-    return f"{'zstd -dcq' if path.suffix == '.zst' else 'cat'} {path}"
 
 
 def limit_of(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64]) -> Callable[[], float]:
