@@ -21,7 +21,7 @@ import webdataset as wds
 import curate
 from benchmarks.arms import Arm, module, report
 from benchmarks.materialize import make_manifest
-from benchmarks.suite import OURS, Benchmark, Case, Setting, Target, compared
+from benchmarks.suite import LIMIT, OURS, Benchmark, Case, Setting, Target, compared
 from curate.manifest.lines import HEAD, Line, find_line, read_lines, write_lines
 from curate.manifest.materialize import materialize
 
@@ -39,6 +39,12 @@ def through_new_shards(manifest: Path) -> int:
     """Reads what `curate materialize` wrote; returns the number of samples."""
     paths = sorted(map(str, (manifest.parent / "new").glob("*.tar")))
     return sum(1 for _ in wds.WebDataset(paths, shardshuffle=False))
+
+
+def through_plain_cat(manifest: Path) -> int:
+    """Reads the same bytes through a pipe that `cat` fills; returns the number of samples."""
+    urls = [f"pipe:cat {path}" for path in sorted((manifest.parent / "new").glob("*.tar"))]
+    return sum(1 for _ in wds.WebDataset(urls, shardshuffle=False))
 
 
 def in_code(manifest: Path) -> int:
@@ -93,6 +99,7 @@ READERS = {
     "select": through_select,
     "new shards": through_new_shards,
     "KeptStream": in_code,
+    LIMIT: through_plain_cat,
 }
 FINDERS = {OURS: by_index, "reading all lines": by_reading_all}
 SIZES = ((2, 6000, 50), (8, 1250, 110), (4, 5000, 25), (20, 500, 50))
@@ -123,7 +130,10 @@ def bench(setting: Setting) -> list[Case]:
     return [*cases, compared(what, "ms", arms, repeats=setting.repeats, targets=[Target(OURS, value=50)])]
 
 
-NOTE = "ours is `pipe:curate cat`, a process for each shard; webdataset reads, as in `select` and new shards"
+NOTE = (
+    "ours is `pipe:curate cat`, a process for each shard; webdataset reads, as in `select` and new shards; "
+    "limit: `pipe:cat` of the new shards, the same bytes from a program that does nothing else"
+)
 BENCHMARK = Benchmark(bench, "The kept samples as webdataset reads them, and one line of many.", needs_gib=4)
 
 
