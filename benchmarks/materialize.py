@@ -138,4 +138,9 @@ def cases_of(folder: Path, what: str, kib: int, repeats: int) -> list[Case]:
     return cases
 
 
-BENCHMARK = Benchmark(bench, "The kept samples as new shards, and through the pipe.", needs_gib=7)
+BENCHMARK = Benchmark(
+    bench,
+    "The kept samples as new shards, and through the pipe.",
+    needs_gib=7,
+    why="Ours counts its start-up of 0.24 s and the headers of each sample; `cp` in memory does neither.",
+)

@@ -134,7 +134,12 @@ NOTE = (
     "ours is `pipe:curate cat`, a process for each shard; webdataset reads, as in `select` and new shards; "
     "limit: `pipe:cat` of the new shards, the same bytes from a program that does nothing else"
 )
-BENCHMARK = Benchmark(bench, "The kept samples as webdataset reads them, and one line of many.", needs_gib=4)
+BENCHMARK = Benchmark(
+    bench,
+    "The kept samples as webdataset reads them, and one line of many.",
+    needs_gib=4,
+    why="A pipe has its price, whoever fills it, and what `.select()` throws away is in memory here.",
+)
 
 
 def main() -> None:
