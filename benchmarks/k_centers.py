@@ -182,7 +182,11 @@ def imagenet(setting: Setting) -> Case:
     return case
 
 
-BENCHMARK = Benchmark(bench, "Greedy k-centers over made-up features, one start.")
+BENCHMARK = Benchmark(
+    bench,
+    "Greedy k-centers over made-up features, one start.",
+    why="At 0.7 to 1.7 ms a center ours is at, or below, one reading of the embeddings.",
+)
 
 
 def main() -> None:
