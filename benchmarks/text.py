@@ -102,8 +102,7 @@ def sparse_steps(store: StoredPixels, rows: int) -> Callable[[], None]:
 def measured(arm: str, shards: Sequence[str], folder: Path) -> float:
     """Returns words a second of one arm."""
     store = stored(shards, folder)
-    count = int((store.take(np.arange(len(store.rows))) > 0).sum())
-    rows = len(store.rows)
+    count, rows = words_in(store), len(store.rows)
     act: Callable[[], object]
     if arm in ("words", "split"):
         places = range(len(store.rows.shards))
@@ -121,15 +120,21 @@ def measured(arm: str, shards: Sequence[str], folder: Path) -> float:
     return count / (time.perf_counter() - started)
 
 
+def words_in(store: StoredPixels) -> int:
+    """Returns how many words training reads in an epoch."""
+    return int((store.take(np.arange(len(store.rows))) > 0).sum())
+
+
 def seeds_trained(shards: Sequence[str], folder: Path, threads: int) -> float:
     """Returns words a second of two seeds as `curate score` trains them."""
     table = {"epochs": 1, "seeds": 2, "threads": threads}
     recipe = Recipe.model_validate({"proxy": {"name": "fasttext"}, "train": table, "text": {"length": LENGTH}})
     run = open_run(Request(shards=list(shards), out=folder, recipe=recipe, device="cpu"), Silent())
-    pixels = open_pixels(run.pool, run.setting, recipe, folder / "pixels", Silent())
-    count = sum(int((pixels.take(pixels.rows.of_shard(n)) > 0).sum()) for n in range(len(shards)))  # type: ignore[attr-defined]
+    store = open_pixels(run.pool, run.setting, recipe, folder / "pixels", Silent())
+    assert isinstance(store, StoredPixels)
+    count = words_in(store)
     started = time.perf_counter()
-    train_seeds(run, pixels)
+    train_seeds(run, store)
     return 2 * count / (time.perf_counter() - started)
 
 

@@ -21,12 +21,7 @@ from curate.proxy.members import Member, Members
 from curate.proxy.models import check_fits
 from curate.proxy.pixels import Pixels, with_labels_of
 from curate.proxy.predict import Predicted, measured, predict
-from curate.proxy.training import (
-    dynamics_of,
-    history_of,
-    member_path,
-    settled_members,
-)
+from curate.proxy.training import dynamics_of, history_of, member_path, settled_members
 from curate.samples import IdentityArray
 from curate.scores import (
     BAD,

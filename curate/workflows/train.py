@@ -47,8 +47,9 @@ def train_seeds(run: Run, pixels: Pixels) -> tuple[int, HeldOut | None]:
     todo = [seed for seed in run.seeds if not _is_trained(run, seed)]
     setting = run.setting
     has_small_steps = setting.reads == "words" and setting.device == "cpu" and setting.store != "stream"
-    with _threads(1 if has_small_steps else setting.threads):
-        for seeds in chunked(todo, setting.threads if has_small_steps else 1):
+    at_once = setting.threads if has_small_steps else 1
+    with _threads(setting.threads // at_once):
+        for seeds in chunked(todo, at_once):
             _train_together(run, pixels, train_K, seeds, validate)
     return len(train_K), val
 

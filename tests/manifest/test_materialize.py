@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -217,10 +218,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(toy_manifest: Path, t
 def test_a_changed_source_is_refused_and_leaves_no_shard(
     toy_manifest: Path, pool_folder: Path, tmp_path: Path, damage: str
 ) -> None:
-    root = tmp_path / "root"
-    root.mkdir()
-    for path in pool_folder.glob("*.tar"):
-        (root / path.name).write_bytes(path.read_bytes())
+    root = shutil.copytree(pool_folder, tmp_path / "root")
     data = bytearray((root / "toy-0001.tar").read_bytes())
     line = find_line(toy_manifest, "toy-0001.tar")
     if damage == "cut":

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,10 +66,7 @@ def test_a_run_that_lacks_some_shards_writes_those(toy_manifest: Path, tmp_path:
 def test_an_error_of_a_process_is_that_of_the_work(
     toy_manifest: Path, pool_folder: Path, tmp_path: Path, damage: str
 ) -> None:
-    root = tmp_path / "root"
-    root.mkdir()
-    for path in pool_folder.glob("*.tar"):
-        (root / path.name).write_bytes(path.read_bytes())
+    root = shutil.copytree(pool_folder, tmp_path / "root")
     source = root / "toy-0001.tar"
     data = source.read_bytes()
     source.unlink()
@@ -95,15 +93,12 @@ def test_an_error_too_long_for_a_line_is_said_in_short(toy_manifest: Path, tmp_p
 
 
 def test_a_folder_that_cannot_be_written_is_said(toy_manifest: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    name = materialize(toy_manifest, tmp_path / "other", shards=4).out
-    shard = max(path.name for path in name.glob("*.tar"))
     materialize(toy_manifest, tmp_path / "out", shards=4)
-    (tmp_path / "out" / shard).unlink()
-    (tmp_path / "out" / shard).mkdir()
-    for other in list((tmp_path / "out").glob("*.tar"))[:2]:
-        other.unlink() if other.is_file() else None
-    with pytest.raises(OSError, match=shard):
+    first, *_, last = sorted((tmp_path / "out").glob("*.tar"))
+    first.unlink()  # so that there is work for two processes
+    last.unlink()
+    last.mkdir()
+    with pytest.raises(OSError, match=last.name):
         materialize(toy_manifest, tmp_path / "out", shards=4, processes=2)
 
 
