@@ -49,6 +49,16 @@ def toy_members(shard: int) -> list[tuple[str, bytes]]:
     return members
 
 
+def made_not_finite(path: Path) -> None:
+    """Rewrites a checkpoint as training would have that left the numbers; its digest is right."""
+    from curate.proxy.sealed import load_sealed, save_sealed
+
+    tensors, metadata = load_sealed(path)
+    name = next(name for name in tensors if name.endswith("weight") and not name.startswith(("momentum", "dynamics")))
+    tensors[name] = tensors[name] * float("nan")
+    save_sealed(path, tensors, metadata)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real datasets; without it a test is reported as skipped."""

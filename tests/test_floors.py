@@ -12,11 +12,11 @@ import curate
 PACKAGE = Path(curate.__file__).parent
 FLOORS = {
     "errors": 0, "samples": 0, "progress": 0,
-    "durable": 1, "tables": 1, "recipe": 1, "pool": 1, "scores": 1, "embeddings": 1, "foreign": 1, "manifest": 1,
+    "durable": 1, "apart": 1, "tables": 1, "recipe": 1, "pool": 1, "scores": 1, "embeddings": 1, "foreign": 1, "manifest": 1,
     "acquisition": 1, "selection": 1, "statistics": 1,
     "proxy": 2, "trainer": 2, "workflows": 3, "cli": 4, "report": 4, "console": 4, "__main__": 4, "__init__": 4,
 }  # fmt: skip
-FILES_ROOM = {"durable", "tables", "recipe", "pool", "scores", "embeddings", "foreign", "manifest"}
+FILES_ROOM = {"durable", "apart", "tables", "recipe", "pool", "scores", "embeddings", "foreign", "manifest"}
 ARITHMETIC_ROOM = {"acquisition", "selection", "statistics"}
 ONLY_IMPORTER = {
     "typer": {"cli"}, "rich": {"console"}, "jinja2": {"report"},

@@ -5,17 +5,18 @@ A shard's file appears under its final name when it is whole, so a killed run go
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, groupby, pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 from curate import durable
+from curate.apart import most_processes
 from curate.errors import ManifestError, RunError, ShardError
 from curate.manifest.layout import NewShard, one_to_one, repacked
 from curate.manifest.lines import Line, check_files, manifest_digest, read_lines, read_root
-from curate.manifest.new_shards import Block, write_apart, write_block
+from curate.manifest.new_shards import Block, write_apart, write_here
 from curate.manifest.schema import Head, load_head
 from curate.manifest.sidecars import (
     ShardCount,
@@ -31,7 +32,6 @@ from curate.pool.tar import Tally, entries, split_key
 
 DONE, BEGUN = "materialized.json", ".materializing.json"
 SAMPLES_EACH, BYTES_EACH = 4096, 1 << 28  # what is worth another process, which starts for a tenth of a second
-MOST_PROCESSES = 8
 Progress = Callable[[int, int, str], None]
 
 
@@ -113,7 +113,7 @@ def materialize(
 def _worth(lines: Sequence[Line]) -> int:
     samples, size = sum(line.kept for line in lines), sum(line.kept_bytes for line in lines)
     wanted = 1 + samples // SAMPLES_EACH + size // BYTES_EACH
-    return min(wanted, len(os.sched_getaffinity(0)), MOST_PROCESSES)
+    return min(wanted, most_processes())
 
 
 def _parts(shards: Sequence[NewShard], count: int) -> list[list[NewShard]]:
@@ -125,9 +125,10 @@ def _parts(shards: Sequence[NewShard], count: int) -> list[list[NewShard]]:
 def _write(blocks: Sequence[Block], total: int, progress: Progress) -> None:
     done = total - sum(len(block.shards) for block in blocks)
     progress(done, total, "")
-    for name in write_apart(blocks) if len(blocks) > 1 else chain.from_iterable(map(write_block, blocks)):
-        done += 1
-        progress(done, total, name)
+    with closing(write_apart(blocks) if len(blocks) > 1 else write_here(blocks)) as names:
+        for name in names:
+            done += 1
+            progress(done, total, name)
 
 
 def _check_out(out: Path, record: Mapping[str, object]) -> bool:

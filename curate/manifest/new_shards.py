@@ -2,28 +2,22 @@
 
 Plain sources are copied by byte range, long ones inside the kernel where the file system can; compressed
 ones are decompressed once for each new shard that they go into. A worker imports what `curate cat` does and
-no more, because it starts for every block. It is told its block on stdin, says each shard that is whole on
-stdout, and ends when its stdin does: it never outlives who began it.
+no more, because it starts for every block.
 """
 
 from __future__ import annotations
 
-import gc
-import json
 import os
-import select
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from threading import Thread
 from typing import IO, Any
 
-from curate import durable, errors
-from curate.errors import CurateError, ManifestError, RunError
+from curate import durable
+from curate.apart import run_apart, work
+from curate.errors import ManifestError, RunError
 from curate.manifest.extents import Extent, byte_runs, kept_extents
 from curate.manifest.layout import NewShard, Piece
 from curate.manifest.lines import Line
@@ -73,109 +67,34 @@ def write_block(block: Block) -> Iterator[str]:
         yield shard.name
 
 
-def write_apart(blocks: Sequence[Block]) -> Iterator[str]:
+def write_here(blocks: Iterable[Block]) -> Generator[str, None, None]:
+    """Writes block after block; yields the names of their shards as they become whole. Raises as `write_block`."""
+    for block in blocks:
+        yield from write_block(block)
+
+
+def write_apart(blocks: Sequence[Block]) -> Generator[str, None, None]:
     """Writes every block in a process of its own; yields the names of their shards as they become whole.
 
     Raises:
         CurateError, OSError: as `write_block`, from the first worker that fails; the others are ended.
         RunError: a worker was killed.
     """
-    ours, theirs = os.pipe()
-    with ExitStack() as stack:
-        said = stack.enter_context(os.fdopen(ours, "rb"))
-        with os.fdopen(theirs, "wb") as end:
-            workers = [stack.enter_context(_worker(end)) for _ in blocks]
-        stack.callback(_end, workers, blocks[0].out)
-        for place, (worker, block) in enumerate(zip(workers, blocks, strict=True)):
-            _tell(worker, place, block)
-        for line in said:  # until all have ended
-            yield _shard_name(blocks, json.loads(line))
-        for worker in workers:
-            if worker.wait():
-                raise RunError(
-                    f"A process that wrote shards ended with code {worker.returncode}.",
-                    hint="Run the same command again: what is whole is kept.",
-                )
+    for block, shard, _ in run_apart(MODULE, [_told(block) for block in blocks], blocks[0].out):
+        yield blocks[block].shards[shard].name
 
 
-def _worker(said: IO[bytes]) -> subprocess.Popen[bytes]:
-    package = str(Path(errors.__file__).parents[1])  # however it was found here
-    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    words = [sys.executable, "-m", MODULE]
-    return subprocess.Popen(  # noqa: S603  (our own words); in a session of its own no terminal interrupts it
-        words, stdin=subprocess.PIPE, stdout=said, env={**os.environ, "PYTHONPATH": path}, start_new_session=True
-    )
-
-
-def _tell(worker: subprocess.Popen[bytes], place: int, block: Block) -> None:
+def _told(block: Block) -> list[object]:
     shards = [[shard.name, [[p.line, p.first, p.end] for p in shard.pieces]] for shard in block.shards]
     lines = [[number, list(line)] for number, line in block.lines.items()]
-    words = [place, shards, lines, str(block.root), str(block.out), block.sync, block.with_preamble]
-    assert worker.stdin is not None
-    try:
-        worker.stdin.write(json.dumps(words).encode() + b"\n")
-        worker.stdin.flush()
-    except BrokenPipeError:  # it has died, which its code says later
-        with suppress(BrokenPipeError):
-            worker.stdin.close()  # which tries to write what is left
+    return [shards, lines, str(block.root), str(block.out), block.sync, block.with_preamble]
 
 
-def _heard(line: bytes) -> tuple[int, Block]:
-    place, shards, lines, root, out, sync, with_preamble = json.loads(line)
+def _heard(words: list[Any]) -> Block:
+    shards, lines, root, out, sync, with_preamble = words
     wanted = [NewShard(name, tuple(Piece(*piece) for piece in pieces)) for name, pieces in shards]
     sources = {number: Line(*fields) for number, fields in lines}
-    return place, Block(wanted, sources, Path(root), Path(out), sync, with_preamble)
-
-
-def _shard_name(blocks: Sequence[Block], record: Mapping[str, Any]) -> str:
-    """Returns the name of the shard that a worker says is whole; raises the error that it says."""
-    if "shard" in record:
-        return blocks[int(record["block"])].shards[int(record["shard"])].name
-    if "errno" in record:
-        raise OSError(record["errno"], record["message"], record["file"])
-    kind: type[CurateError] = getattr(errors, record["kind"])
-    raise kind(record["message"], hint=record["hint"])
-
-
-def _end(workers: Sequence[subprocess.Popen[bytes]], out: Path) -> None:
-    alive = [worker for worker in workers if worker.poll() is None]
-    for worker in alive:
-        worker.kill()
-    for worker in alive:
-        worker.wait()
-    if alive:
-        durable.remove_leftovers(out, below=True)
-
-
-def main() -> None:
-    """Writes the block that stdin tells; says on stdout what is whole, or why something is not."""
-    gc.set_threshold(100_000)
-    told = sys.stdin.buffer.readline()
-    if not told.endswith(b"\n"):  # who began this one has ended meanwhile
-        return
-    place, block = _heard(told)
-    Thread(target=_end_with_stdin, daemon=True).start()
-    try:
-        for number, _ in enumerate(write_block(block)):
-            _say(block=place, shard=number)
-    except CurateError as error:
-        _say(kind=type(error).__name__, message=error.message, hint=error.hint)
-    except OSError as error:
-        _say(errno=error.errno, message=error.strerror or str(error), file=str(error.filename or block.out))
-
-
-def _say(**record: Any) -> None:
-    """Writes a line. Up to `PIPE_BUF` bytes it is whole, whoever else writes; longer messages are cut."""
-    while len(line := json.dumps(record).encode() + b"\n") > select.PIPE_BUF:
-        longest = max({"message", "hint", "file"} & set(record), key=lambda name: len(record[name]))
-        record[longest] = record[longest][: len(record[longest]) // 2]
-    os.write(1, line)
-
-
-def _end_with_stdin() -> None:
-    while os.read(0, 1):
-        pass
-    os._exit(1)
+    return Block(wanted, sources, Path(root), Path(out), sync, with_preamble)
 
 
 def _write_shard(block: Block, shard: NewShard, walk: Callable[[int], list[Extent]]) -> None:
@@ -310,4 +229,4 @@ def _refuse_preamble(line: Line) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    work(lambda job: write_block(_heard(job)))

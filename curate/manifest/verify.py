@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from curate.errors import CurateError, ManifestError
+from curate.errors import ManifestError
 from curate.manifest.lines import Line, file_digest, find_rows, manifest_digest, read_lines, read_root
 from curate.manifest.schema import Head, load_head
-from curate.manifest.stream import copy_kept
+from curate.manifest.walks import faults_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ def verify(
     *,
     root: Path | None = None,
     sources: bool = True,
+    processes: int = 0,
     progress: Callable[[int, int, str], None] = lambda done, total, name: None,
 ) -> Verdict:
     """Checks a manifest's files, digests and counts, then every source shard it names.
@@ -43,7 +44,8 @@ def verify(
         folder: the manifest.
         root: where the shards lie, if not where they were pruned.
         sources: walk the kept headers of every source; without it only the manifest is checked.
-        progress: called with shards done, shards in all and the next shard's name.
+        processes: that walk sources at once; 0 for what the work and the machine are worth.
+        progress: called with shards done, shards in all and a name.
 
     Raises:
         ManifestError: the manifest cannot be read at all.
@@ -55,11 +57,8 @@ def verify(
         findings += _counts(lines, head)
         findings += _rows(folder, lines)
     if sources and not findings:
-        base = root or read_root(folder)
-        for done, line in enumerate(lines):
-            progress(done, len(lines), line.name)
-            findings += _source(line, base / line.name)
-        progress(len(lines), len(lines), "")
+        faults = faults_of(lines, root or read_root(folder), progress, processes=processes)
+        findings += [Finding(line.name, fault) for line, fault in zip(lines, faults, strict=True) if fault]
     return Verdict(manifest_digest(folder), head, len(lines), tuple(findings))
 
 
@@ -111,10 +110,3 @@ def _rows(folder: Path, lines: list[Line]) -> Iterator[Finding]:
     for line in lines:
         if [name for name, _, _ in find_rows(folder, line.name)] != [line.name]:
             yield Finding(line.name, "is not found through shards.idx")
-
-
-def _source(line: Line, path: Path) -> Iterator[Finding]:
-    try:
-        copy_kept(line, path, None)
-    except CurateError as error:
-        yield Finding(line.name, error.message)

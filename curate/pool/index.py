@@ -1,8 +1,4 @@
-"""The index: what a pool holds, one file a shard.
-
-A shard's file appears under its final name only when its scan is complete, so a killed scan goes on
-where it was.
-"""
+"""The index: what a pool holds, one file a shard."""
 
 from __future__ import annotations
 
@@ -22,10 +18,11 @@ from curate import durable
 from curate.errors import RunError
 from curate.pool.classes import Classes, class_names, count_labels, join_classes, label_ids
 from curate.pool.labels import LabelSource, is_class_id
-from curate.pool.scan import NO_IMAGE, SCHEMA, Scan, scan_shard, stat
+from curate.pool.scan import NO_IMAGE, SCHEMA, Scan
+from curate.pool.scanning import Scanning
 from curate.pool.shards import Shard, Sources, find_shards
 from curate.pool.tar import printable
-from curate.tables import read_metadata, read_table, write_table
+from curate.tables import read_table, write_table
 
 FORMAT = 1
 POOL = "pool.json"
@@ -100,6 +97,7 @@ def build_index(
     progress: Callable[[int, int, str], None] = lambda done, total, name: None,
     answers: Answers | None = None,
     copied: bool = False,
+    processes: int = 0,
 ) -> Pool:
     """Scans every shard that is not indexed yet, then joins the pool. Returns the pool.
 
@@ -108,10 +106,11 @@ def build_index(
         folder: where the index lies; a complete scan there is not repeated.
         labels: where labels come from.
         skip_faults: count the samples of a damaged shard as failed instead of ending.
-        progress: called with shards done, shards in all and the next shard's name.
+        progress: called with shards done, shards in all and a name.
         answers: labels of samples that have none in the shards, by (shard, key). They are no part of the
             fingerprint, which is of the shards.
         copied: scan a shard again that has its old size and another time; it must hold the same samples.
+        processes: that scan at once; 0 for what the work and the machine are worth.
 
     Raises:
         RunError: the folder indexes other shards, or a shard changed since it was indexed.
@@ -119,11 +118,7 @@ def build_index(
     """
     found = find_shards(sources)
     _check_same_pool(folder, found, labels)
-    scans = []
-    for done, shard in enumerate(found.shards):
-        progress(done, len(found.shards), shard.name)
-        scans.append(_scan_into(folder, shard, labels, skip_faults=skip_faults, copied=copied))
-    progress(len(found.shards), len(found.shards), "")
+    scans = Scanning(folder, labels, skip_faults, copied).scan_all(found.shards, progress, processes=processes)
     if answers:
         scans = [_answered(folder, scan, answers) for scan in scans]
     if kind_of(scans) == "image":
@@ -197,34 +192,6 @@ def _check_same_pool(folder: Path, found: Sources, labels: LabelSource) -> None:
             f"labels from {':'.join(filter(None, recorded))}.",
             hint="Choose another --out, or delete that folder.",
         )
-
-
-def _scan_into(folder: Path, shard: Shard, labels: LabelSource, *, skip_faults: bool, copied: bool) -> Scan:
-    """Returns what the index knows of a shard, scanned first where it is not there yet or a copy."""
-    path = folder / f"{shard.name}.parquet"
-    known = Scan(**read_metadata(path)) if path.exists() else None
-    if known:
-        status = stat(shard)
-        is_same_time = known.mtime_ns == status.st_mtime_ns
-        if known.bytes != status.st_size:
-            raise _changed(folder, shard, f"{known.bytes:,} bytes then, {status.st_size:,} now")
-        if not (is_same_time or copied):
-            raise _changed(folder, shard, "as long as it was, but written at another time")
-        if is_same_time:
-            return known
-    scan, table = scan_shard(shard, labels, skip_faults=skip_faults)
-    if known and known.digest != scan.digest:
-        raise _changed(folder, shard, "its samples are others")
-    write_table(path, table, vars(scan))
-    return scan
-
-
-def _changed(folder: Path, shard: Shard, how: str) -> RunError:
-    return RunError(
-        f"{shard.name} changed since it was indexed ({how}).",
-        hint=f"Scores of the old bytes say nothing of the new ones. Choose another --out, or delete {folder}. "
-        "Where it was only copied, and has another time since: --copied.",
-    )
 
 
 def _answered(folder: Path, scan: Scan, answers: Answers) -> Scan:

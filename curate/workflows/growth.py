@@ -97,6 +97,9 @@ def grow(request: Request, progress: Progress | None = None) -> dict[str, Any]:
 def _take_scores(base: BaseRun, out: Path) -> None:
     for name in sorted(base.shards):
         for run in ("", VOTES):
+            table = table_path(base.folder / run, name)
+            if table.exists():  # damage is found before it spreads
+                read_table(table, read_schema(table)[0].names)
             take(base.folder / run, out / run, str(table_path(Path(), name)))
         take(base.folder / EMBEDDINGS, out / EMBEDDINGS, f"{name}.npy")
         take(bad_path(base.folder, name).parent, bad_path(out, name).parent, bad_path(out, name).name)

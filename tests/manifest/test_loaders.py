@@ -1,5 +1,6 @@
 """The loaders that come with curate's own dependencies: timm's, torch's and torchvision's."""
 
+import gc
 import io
 import os
 import shlex
@@ -86,8 +87,13 @@ def test_webdataset_under_torchs_loader_with_workers(
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_more_workers_than_shards_are_an_error_and_no_shorter_epoch(toy_manifest: Path, tmp_path: Path) -> None:
+def test_more_workers_than_shards_are_an_error_and_no_shorter_epoch(
+    toy_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # After an error torch waits so long for each of the other workers, five seconds.
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
     export(toy_manifest, "urls", tmp_path / "out")
     urls = (tmp_path / "out" / "urls.txt").read_text().splitlines()
     with pytest.raises(ValueError, match="No samples found"):
         list(DataLoader(wds.WebDataset(urls, shardshuffle=False), batch_size=None, num_workers=4))
+    gc.collect()  # which ends its workers

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import TOY, png, write_tar
+from conftest import TOY, made_not_finite, png, write_tar
 
 from curate.cli import run
 from curate.errors import TimeUpError
@@ -157,6 +157,24 @@ def test_pictures_that_changed_under_the_same_names_are_noticed(
     assert "other scores than before" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("folder", "part"), [("tables", 0.3), ("votes/tables", 0.1)])  # within pages, not the footer
+def test_one_flipped_bit_in_a_table_of_the_base_is_found(
+    toy_scores: Path, grown_pool: Path, tmp_path: Path, folder: str, part: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also in columns that growth itself does not need: damage is not copied on."""
+    add_shard(grown_pool)
+    base = shutil.copytree(toy_scores, tmp_path / "base")
+    table = base / folder / "toy-0001.tar.parquet"
+    data = bytearray(table.read_bytes())
+    data[int(len(data) * part)] ^= 1
+    table.write_bytes(bytes(data))
+    assert run(["score", str(grown_pool), "--base", str(base), "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "toy-0001.tar.parquet: cannot be read" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
 def test_a_run_that_grew_is_no_run_of_its_own(toy_scores: Path, grown_pool: Path, tmp_path: Path) -> None:
     add_shard(grown_pool)
     assert run(["score", str(grown_pool), "--base", str(toy_scores), "--out", str(tmp_path / "out")]) == 0
@@ -189,6 +207,29 @@ def test_a_run_of_given_members_grows_by_those(
         assert run([*grow, str(base), *members, "--out", str(tmp_path / "no")]) == 2
         assert said in " ".join(capsys.readouterr().err.split())
         assert not (tmp_path / "no" / "run.json").exists()
+
+
+def test_a_seed_that_diverged_is_left_out_of_growth_too(
+    pool_folder: Path, grown_pool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its columns, kept for each seed, end with it: new shards get those of the seeds that remain."""
+    base = tmp_path / "base"
+    words = ["score", str(pool_folder), "--out", str(base), *TOY, "--checkpoints", "1", "--per-seed"]
+    assert run(words) == 0
+    made_not_finite(base / "members/seed-001/epoch-003.safetensors")
+    (base / "summary.json").unlink()
+    (base / "tables/toy-0002.tar.parquet").unlink()
+    assert run(words) == 0
+    add_shard(grown_pool)
+    capsys.readouterr()
+    assert run(["score", str(grown_pool), "--base", str(base), "--out", str(tmp_path / "grown")]) == 0
+    assert "seed 1 is left out: " in capsys.readouterr().out
+    found = summary(tmp_path / "grown")
+    assert ([one["seed"] for one in found["members"]], [one["seed"] for one in found["diverged"]]) == ([0], [1])  # type: ignore[attr-defined]
+    columns = pq.read_schema(tmp_path / "grown/tables/toy-0009.tar.parquet").names
+    assert columns == pq.read_schema(base / "tables/toy-0000.tar.parquet").names
+    assert "entropy@0" in columns
+    assert not [name for name in columns if name.endswith("@1")]
 
 
 def one_member(scores: Path, folder: Path) -> Path:

@@ -1,0 +1,102 @@
+"""An index by several processes: the same bytes, the same errors."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import write_tar
+
+from curate import apart
+from curate.cli import run
+from curate.errors import CurateError
+from curate.pool.index import build_index
+from curate.pool.labels import LabelSource
+
+SHARDS, SAMPLES = 7, 5
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    """Shards in folders, with names that no writer of mine would give them."""
+    for shard in range(SHARDS):
+        members = [
+            entry
+            for n in range(SAMPLES)
+            for entry in ((f"ü/{shard}-{n}.jpg", bytes([n]) * 700), (f"ü/{shard}-{n}.cls", str(n).encode()))
+        ]
+        write_tar(tmp_path / "pool" / f"part {shard % 2}" / f"b-{shard}.tar", members)
+    return tmp_path / "pool"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        LabelSource(),
+        LabelSource("folder"),
+        LabelSource("csv", "labels.csv", {("part 0/b-2.tar", "ü/2-1"): "ä", ("", "ü/3-0"): "b", ("", "ü/2-1"): "c"}),
+    ],
+    ids=lambda labels: labels.kind,
+)
+def test_processes_index_what_one_indexes(pool: Path, tmp_path: Path, labels: LabelSource) -> None:
+    found = [
+        build_index([str(pool)], tmp_path / str(processes), labels, processes=processes) for processes in (1, 2, 3, 40)
+    ]
+    assert len({one.fingerprint for one in found}) == 1
+    first, *others = (contents(tmp_path / one.folder.name) for one in found)
+    assert len(first) == SHARDS + 1
+    assert all(other == first for other in others)
+
+
+def test_what_is_indexed_is_not_scanned_again(pool: Path, tmp_path: Path) -> None:
+    build_index([str(pool)], tmp_path / "index", LabelSource(), processes=3)
+    tables = sorted((tmp_path / "index").rglob("*.parquet"))
+    before = [path.stat().st_mtime_ns for path in tables]
+    tables[2].unlink()
+    (tmp_path / "index" / "pool.json").unlink()
+    build_index([str(pool)], tmp_path / "index", LabelSource(), processes=3)
+    after = [path.stat().st_mtime_ns for path in tables]
+    assert [n for n, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]] == [2]
+
+
+@pytest.mark.parametrize("damage", ["cut short", "no tar", "gone"])
+def test_an_error_of_a_process_is_that_of_the_scan(pool: Path, tmp_path: Path, damage: str) -> None:
+    shard = pool / "part 1" / "b-5.tar"
+    if damage == "gone":
+        shutil.rmtree(tmp_path / "index", ignore_errors=True)
+        build_index([str(pool)], tmp_path / "index", LabelSource())
+        shard.write_bytes(shard.read_bytes() + bytes(512))
+    else:
+        shard.write_bytes(shard.read_bytes()[:3000] if damage == "cut short" else b"no tar" * 1000)
+    said = []
+    for processes in (1, 3):
+        out = tmp_path / ("index" if damage == "gone" else str(processes))
+        with pytest.raises(CurateError, match="b-5") as caught:
+            build_index([str(pool)], out, LabelSource(), processes=processes)
+        said.append((type(caught.value), caught.value.message, caught.value.hint))
+        assert not list(out.rglob("*.tmp"))
+    assert said[0] == said[1]
+
+
+def test_damaged_shards_are_skipped_by_processes_too(pool: Path, tmp_path: Path) -> None:
+    shard = pool / "part 1" / "b-5.tar"
+    shard.write_bytes(shard.read_bytes()[:5000])
+    found = [build_index([str(pool)], tmp_path / str(n), LabelSource(), skip_faults=True, processes=n) for n in (1, 3)]
+    assert found[0].bad == found[1].bad > 0
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+
+
+def test_processes_take_over_where_they_are_worth_it(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["index", str(pool), "--out", str(tmp_path / "one"), "--json"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr(apart, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(apart, "most_processes", lambda: 2)
+    assert run(["index", str(pool), "--out", str(tmp_path / "two"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == one
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
