@@ -1,6 +1,6 @@
 """Seconds from shards to a manifest: `curate score` and `curate prune`, beside plain PyTorch.
 
-Run: python -m benchmarks.whole SHARDS... --arm plain [--seeds 2 --epochs 3]
+Run: python -m benchmarks.whole SHARDS... --arm plain|target [--seeds 2 --epochs 3]
 
     curate   `curate score` and `curate prune`, both processes whole
     plain    the procedure of the paper as a good script does it: every image decoded once into memory, the same
@@ -8,7 +8,10 @@ Run: python -m benchmarks.whole SHARDS... --arm plain [--seeds 2 --epochs 3]
              tensors, checkpoints kept in memory, all members over all batches, variation ratio, mutual
              information inside ties, keys written to a file. The whole process.
 
-Both end with the test accuracy of the ensemble, which must be alike for the comparison to mean something.
+    target   what selection is for: one training of a network several times costlier, on the same images, by the same
+             script; the ratio says how many selections it takes the time of
+
+The first two end with the test accuracy of the ensemble, which must be alike for the comparison to mean something.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ from curate.proxy.models import ModelSpec, build_model, stem_for
 from curate.proxy.training import has_fast_bf16
 
 PROXY, BATCH, RATE, KEEP = "preact_resnet20", 128, 0.1, 0.8
+TARGET, TARGET_EPOCHS = "convnet3", 6  # as in recipes/svp-cifar10-cpu.toml
+COST = f"one training of {TARGET}, {TARGET_EPOCHS} epochs"
 
 
 def pictures_of(shards: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64], list[str]]:
@@ -124,6 +129,13 @@ def plain(shards: Sequence[str], test: Sequence[str], seeds: int, epochs: int, o
     return float((probabilities(members, spec, tensor(held)).mean(0).argmax(1).numpy() == answers).mean())
 
 
+def train_target(shards: Sequence[str]) -> None:
+    """Trains the target once, on everything."""
+    pixels, labels, _ = pictures_of(shards)
+    spec = ModelSpec(TARGET, int(labels.max()) + 1, 3, 32, stem_for("auto", 32), "")
+    trained(tensor(pixels), torch.from_numpy(labels), spec, 1, TARGET_EPOCHS)
+
+
 def slice_of(shards: Sequence[Path], folder: Path, samples: int) -> list[Path]:
     """Returns a shard of the first samples of a dataset."""
     found = islice(_entries(shards), samples)
@@ -171,9 +183,11 @@ def bench(setting: Setting) -> list[Case]:
 
     words = [*shards, "--test", *held, "--seeds", seeds, "--epochs", epochs, "--arm", "plain"]
     plain_arm = Arm(module("whole", *words), is_timed=True)
+    target_arm = Arm(module("whole", *shards, "--test", *held, "--arm", "target"), is_timed=True)
     case = compared(
         f"{samples:,} images of 32 px, {seeds} x {epochs} members of {PROXY}", "s",
-        {OURS: timed("sh", "-c", f"{score} && {prune}", before=fresh), "plain": plain_arm}, repeats=setting.repeats,
+        {OURS: timed("sh", "-c", f"{score} && {prune}", before=fresh), "plain": plain_arm, COST: target_arm},
+        repeats=setting.repeats,
         targets=[Target("plain", 4)],
     )  # fmt: skip
     if OURS in case.measured:
@@ -198,8 +212,12 @@ def main() -> None:
     parser.add_argument("--test", nargs="+", required=True)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--arm", choices=["plain"], default="plain")
+    parser.add_argument("--arm", choices=["plain", "target"], default="plain")
     arguments = parser.parse_args()
+    if arguments.arm == "target":
+        train_target(arguments.shards)
+        report()
+        return
     with tempfile.TemporaryDirectory(prefix="curate-bench-") as folder:
         out = Path(folder) / "keep.txt"
         accuracy = plain(arguments.shards, arguments.test, arguments.seeds, arguments.epochs, out)

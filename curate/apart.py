@@ -117,7 +117,7 @@ def work(act: Callable[[Any], Iterator[str]]) -> None:
 def _worker(module: str, said: IO[bytes]) -> subprocess.Popen[bytes]:
     package = str(Path(errors.__file__).parents[1])  # however it was found here
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    words = [sys.executable, "-m", module]
+    words = [sys.executable, "-P", "-m", module]  # nothing is imported from the folder that the user is in
     return subprocess.Popen(  # noqa: S603  (our own words); in a session of its own no terminal interrupts it
         words, stdin=subprocess.PIPE, stdout=said, env={**os.environ, "PYTHONPATH": path}, start_new_session=True
     )

@@ -100,3 +100,12 @@ def test_processes_take_over_where_they_are_worth_it(
     assert run(["index", str(pool), "--out", str(tmp_path / "two"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == one
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_a_process_imports_nothing_from_where_it_is_started(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json", "select", "zstandard", "curate"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.chdir(tmp_path)
+    assert build_index([str(pool)], tmp_path / "index", LabelSource(), processes=2).total == SHARDS * SAMPLES

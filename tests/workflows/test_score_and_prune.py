@@ -72,7 +72,7 @@ def test_a_second_run_trains_and_scores_nothing(toy_scores: Path, pool_folder: P
 @pytest.mark.parametrize(
     "marker",
     [
-        '"event": "epoch", "seed": 0',
+        pytest.param('"event": "epoch", "seed": 0', marks=pytest.mark.slow),  # in the default tier: an interrupt there
         pytest.param('"event": "epoch", "seed": 1', marks=pytest.mark.slow),
         '"event": "shard"',
     ],
