@@ -1,9 +1,14 @@
 """An index by several processes: the same bytes, the same errors."""
 
+import contextlib
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import write_tar
 
@@ -12,6 +17,8 @@ from curate.cli import run
 from curate.errors import CurateError
 from curate.pool.index import build_index
 from curate.pool.labels import LabelSource
+from curate.pool.scanning import MODULE
+from curate.pool.writer import write_shards
 
 SHARDS, SAMPLES = 7, 5
 
@@ -30,7 +37,8 @@ def pool(tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @pytest.mark.parametrize(
@@ -109,3 +117,38 @@ def test_a_process_imports_nothing_from_where_it_is_started(
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')\n")
     monkeypatch.chdir(tmp_path)
     assert build_index([str(pool)], tmp_path / "index", LabelSource(), processes=2).total == SHARDS * SAMPLES
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """So many samples that scanning them takes some seconds."""
+    folder = tmp_path_factory.mktemp("large")
+    keyed = ((f"{n:08d}", {"jpg": b"x", "cls": b"0"}) for n in range(100_000))
+    write_shards(folder, "train", keyed, total=100_000, samples_per_shard=10_000)
+    return folder
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_whoever_ends_an_index_ends_its_processes(large: Path, tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "index"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "curate", "index", str(large), "--out", str(out)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as a shell does in the foreground
+    )  # fmt: skip
+    workers: list[psutil.Process] = []
+    while not workers and process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            workers = [one for one in psutil.Process(process.pid).children() if MODULE in one.cmdline()]
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert (alive, process.returncode) == ([], -9 if number == signal.SIGKILL else 130)
+    assert not (out / "pool.json").exists()
+    if number != signal.SIGKILL:
+        assert "Go on with: curate index" in said
+        assert not list(out.rglob(".*.tmp"))
+    assert run(["index", str(large), "--out", str(out)]) == 0
+    build_index([str(large)], tmp_path / "whole", LabelSource(), processes=1)
+    assert contents(out) == contents(tmp_path / "whole")
