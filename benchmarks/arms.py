@@ -66,6 +66,14 @@ class Measured:
         return statistics.median(self.values)
 
 
+def drop_cache(path: Path) -> None:
+    """Asks the system to forget a file's pages, so that the next read is from storage."""
+    file = os.open(path, os.O_RDONLY)
+    os.fsync(file)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(file)
+
+
 def report(**result: Any) -> None:
     """Prints an arm's result."""
     print(json.dumps(result))

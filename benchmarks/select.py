@@ -16,7 +16,6 @@ upper half, equal scores by identity, and says the sum of the kept rows' numbers
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.arms import Absent, Arm, module, peer, report
+from benchmarks.arms import Absent, Arm, drop_cache, module, peer, report
 from benchmarks.suite import LIMIT, OURS, Benchmark, Case, Setting, Target, compared
 
 ROWS = 1 << 20  # of a row group
@@ -135,14 +134,6 @@ def read_bytes(path: Path) -> int:
                 left -= file.readinto(memoryview(buffer)[: min(BLOCK, left)]) or left
             total += chunk.total_compressed_size
     return total
-
-
-def drop_cache(path: Path) -> None:
-    """Asks the system to forget a file's pages, so that the next read is from storage."""
-    file = os.open(path, os.O_RDONLY)
-    os.fsync(file)
-    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(file)
 
 
 def bench(setting: Setting) -> list[Case]:
