@@ -41,7 +41,7 @@ def _walk(line: Line, root: Path) -> str:
     try:
         copy_kept(line, root / line.name, None)
     except CurateError as error:
-        return error.message
+        return error.message.removeprefix(line.name).removeprefix(":").strip()  # who asks says of which shard it is
     return ""
 
 

@@ -111,7 +111,7 @@ def test_verify_says_which_shard_differs(toy_manifest: Path, pool_folder: Path, 
         file.write(b"\0")
     capsys.readouterr()
     assert run(["verify", str(toy_manifest), "--root", str(tmp_path)]) == 1
-    assert "toy-0002.tar is not the shard that was pruned" in capsys.readouterr().out
+    assert "toy-0002.tar: is not the shard that was pruned" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["shards.jsonl.zst", "shards.idx"])

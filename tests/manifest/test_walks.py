@@ -45,4 +45,6 @@ def test_many_sources_are_walked_by_processes(
     assert capsys.readouterr().out == said
     (damaged / "toy-0001.tar").unlink()
     assert run(["verify", str(toy_manifest), "--root", str(damaged)]) == 1
-    assert "toy-0001.tar: cannot be read" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "\ntoy-0001.tar: cannot be read (No such file or directory)." in said
+    assert "toy-0000.tar: is not the shard that was pruned: it has " in said
