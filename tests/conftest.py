@@ -1,11 +1,13 @@
 """One toy pool, one toy run: made once, through the public ways in."""
 
+import contextlib
 import io
 import os
 import tarfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -47,6 +49,22 @@ def toy_members(shard: int) -> list[tuple[str, bytes]]:
         members.append((f"{key}.png", b"no image at all" if key == BAD_KEY else image))
         members.append((f"{key}.cls", str(label).encode()))
     return members
+
+
+def everything(out: Path) -> dict[str, bytes]:
+    """Returns every file below a folder but for its lock, by its path there."""
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def workers_of(number: int, module: str) -> list[psutil.Process]:
+    """Returns the processes that run a module for another one."""
+    with contextlib.suppress(psutil.Error):
+        return [child for child in psutil.Process(number).children() if module in child.cmdline()]
+    return []
 
 
 def made_not_finite(path: Path) -> None:

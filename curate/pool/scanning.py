@@ -63,11 +63,6 @@ class Scanning:
         write_table(path, table, vars(scan))
         return scan
 
-    def act(self, shard: Shard) -> str:
-        """Scans a shard, as `spread` wants it."""
-        self.scan(shard)
-        return ""
-
     def scan_all(self, shards: Sequence[Shard], progress: Progress, *, processes: int = 0) -> list[Scan]:
         """Returns what the index knows of every shard.
 
@@ -79,11 +74,17 @@ class Scanning:
         Raises:
             RunError, ShardError: as `scan`.
         """
+        here: dict[str, Scan] = {}
+
+        def act(shard: Shard) -> str:
+            here[shard.name] = self.scan(shard)
+            return ""
+
         progress(0, len(shards), "")
-        with closing(spread(shards, self.act, MODULE, self._told, out=self.folder, processes=processes)) as scanned:
+        with closing(spread(shards, act, MODULE, self._told, out=self.folder, processes=processes)) as scanned:
             for done, (place, _) in enumerate(scanned, 1):
                 progress(done, len(shards), shards[place].name)
-        return [self.scan(shard) for shard in shards]  # they are known by now
+        return [here.get(shard.name) or self.scan(shard) for shard in shards]  # what processes scanned is known by now
 
     def _told(self, shards: Sequence[Shard]) -> list[object]:
         names = {"", *(shard.name for shard in shards)}
@@ -104,7 +105,8 @@ def _scan_told(job: list[Any]) -> Iterator[str]:
     labels = LabelSource(kind, field, {(shard, key): label for shard, key, label in table}, text_field)
     scanning = Scanning(Path(folder), labels, skip_faults, copied)
     for name, path in shards:
-        yield scanning.act(Shard(name, Path(path)))
+        scanning.scan(Shard(name, Path(path)))
+        yield ""
 
 
 if __name__ == "__main__":

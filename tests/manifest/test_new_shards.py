@@ -1,6 +1,5 @@
 """New shards by several processes: the same bytes, the same errors, and none that outlives who began it."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from conftest import everything, workers_of
 from tars import prune_by
 
 from curate.cli import run
@@ -24,14 +24,6 @@ from curate.manifest.new_shards import MODULE
 from curate.pool.writer import write_shards
 
 ENOUGH = 4 * SAMPLES_EACH + 40
-
-
-def everything(out: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(out)): path.read_bytes()
-        for path in out.rglob("*")
-        if path.is_file() and path.name != ".lock"
-    }
 
 
 @pytest.fixture(scope="module")
@@ -102,15 +94,8 @@ def test_a_folder_that_cannot_be_written_is_said(toy_manifest: Path, tmp_path: P
         materialize(toy_manifest, tmp_path / "out", shards=4, processes=2)
 
 
-def workers_of(number: int) -> list[psutil.Process]:
-    """Returns the processes that write shards for another one."""
-    with contextlib.suppress(psutil.Error):
-        return [child for child in psutil.Process(number).children() if MODULE in child.cmdline()]
-    return []
-
-
 def strike_one() -> None:
-    while not (found := workers_of(os.getpid())):
+    while not (found := workers_of(os.getpid(), MODULE)):
         time.sleep(0.001)
     found[0].kill()
 
@@ -138,7 +123,7 @@ def begun(many: Path, out: Path) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_whoever_ends_the_command_ends_its_processes(many: Path, tmp_path: Path, number: signal.Signals) -> None:
     process = begun(many, tmp_path / "out")
-    workers = workers_of(process.pid)
+    workers = workers_of(process.pid, MODULE)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     _, alive = psutil.wait_procs(workers, timeout=20)

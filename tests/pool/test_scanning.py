@@ -1,6 +1,5 @@
 """An index by several processes: the same bytes, the same errors."""
 
-import contextlib
 import json
 import shutil
 import signal
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import write_tar
+from conftest import everything, workers_of, write_tar
 
 from curate import apart
 from curate.cli import run
@@ -36,11 +35,6 @@ def pool(tmp_path: Path) -> Path:
     return tmp_path / "pool"
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
-
-
 @pytest.mark.parametrize(
     "labels",
     [
@@ -55,7 +49,7 @@ def test_processes_index_what_one_indexes(pool: Path, tmp_path: Path, labels: La
         build_index([str(pool)], tmp_path / str(processes), labels, processes=processes) for processes in (1, 2, 3, 40)
     ]
     assert len({one.fingerprint for one in found}) == 1
-    first, *others = (contents(tmp_path / one.folder.name) for one in found)
+    first, *others = (everything(tmp_path / one.folder.name) for one in found)
     assert len(first) == SHARDS + 1
     assert all(other == first for other in others)
 
@@ -95,7 +89,7 @@ def test_damaged_shards_are_skipped_by_processes_too(pool: Path, tmp_path: Path)
     shard.write_bytes(shard.read_bytes()[:5000])
     found = [build_index([str(pool)], tmp_path / str(n), LabelSource(), skip_faults=True, processes=n) for n in (1, 3)]
     assert found[0].bad == found[1].bad > 0
-    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+    assert everything(tmp_path / "1") == everything(tmp_path / "3")
 
 
 def test_processes_take_over_where_they_are_worth_it(
@@ -107,7 +101,7 @@ def test_processes_take_over_where_they_are_worth_it(
     monkeypatch.setattr(apart, "most_processes", lambda: 2)
     assert run(["index", str(pool), "--out", str(tmp_path / "two"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == one
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert everything(tmp_path / "two") == everything(tmp_path / "one")
 
 
 def test_a_process_imports_nothing_from_where_it_is_started(
@@ -139,8 +133,7 @@ def test_whoever_ends_an_index_ends_its_processes(large: Path, tmp_path: Path, n
     )  # fmt: skip
     workers: list[psutil.Process] = []
     while not workers and process.poll() is None:
-        with contextlib.suppress(psutil.Error):
-            workers = [one for one in psutil.Process(process.pid).children() if MODULE in one.cmdline()]
+        workers = workers_of(process.pid, MODULE)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     _, alive = psutil.wait_procs(workers, timeout=20)
@@ -151,4 +144,4 @@ def test_whoever_ends_an_index_ends_its_processes(large: Path, tmp_path: Path, n
         assert not list(out.rglob(".*.tmp"))
     assert run(["index", str(large), "--out", str(out)]) == 0
     build_index([str(large)], tmp_path / "whole", LabelSource(), processes=1)
-    assert contents(out) == contents(tmp_path / "whole")
+    assert everything(out) == everything(tmp_path / "whole")
