@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # not in its stub
+from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # its type information lacks it
 
 from curate.errors import ManifestError, UsageError
 from curate.manifest.extents import kept_extents
