@@ -142,21 +142,9 @@ class Distances:
         np.minimum.at(exact_B, row_P, self.exact(rows[row_P], centers[center_P]))
         return exact_B
 
-    def between(self, rows: RowArray) -> tuple[FloatArray, float]:
-        """Returns squared distances between some rows in float64, shape (B, B), and how far they can be off."""
-        x_BD = self.x_ND[rows].astype(np.float64)
-        x_BD -= x_BD.mean(axis=0)
-        square_B = np.einsum("bd,bd->b", x_BD, x_BD)
-        squared_BB = np.empty((len(rows), len(rows)))
-
-        def fill(block: slice) -> None:
-            np.matmul(x_BD[block], x_BD.T, out=squared_BB[block])
-            squared_BB[block] *= -2
-            squared_BB[block] += square_B
-            squared_BB[block] += square_B[block, None]
-
-        self._workers.each(fill, len(rows), GATHERED)
-        return squared_BB, 8 * 2.0**-53 * (x_BD.shape[1] + 8) * float(square_B.max())
+    def between(self, rows: RowArray) -> Between:
+        """Returns what is known of some rows among themselves, which is nothing yet."""
+        return Between(self.x_ND[rows].astype(np.float64), self._workers)
 
     def exact(self, left_P: RowArray, right_P: RowArray) -> FloatArray:
         """Returns ∑(x − y)² in float64 for pairs of rows, in an order of operations that is fixed."""
@@ -167,6 +155,51 @@ class Distances:
             gap_PD = self.x_ND[left_P[part]].astype(np.float64) - self.x_ND[right_P[part]]
             parts.append((gap_PD * gap_PD).sum(axis=1))
         return np.concatenate(parts)
+
+
+class Between:
+    """Squared distances between some rows in float64, measured from a row when they are needed.
+
+    Attributes:
+        error: how far they can be off.
+        count: the rows that were measured from so far.
+        is_measured_B: which these are.
+    """
+
+    def __init__(self, x_BD: FloatArray, workers: Workers) -> None:
+        self._x_BD, self._workers = x_BD - x_BD.mean(axis=0), workers
+        self._square_B = np.einsum("bd,bd->b", self._x_BD, self._x_BD)
+        self._squared_CB = np.empty((len(x_BD), len(x_BD)))  # in the order of measuring: what is not, is not touched
+        self._number_B = np.full(len(x_BD), -1)
+        self.count = 0
+        self.error = 8 * 2.0**-53 * (x_BD.shape[1] + 8) * float(self._square_B.max())
+
+    @property
+    def is_measured_B(self) -> NDArray[np.bool_]:
+        return self._number_B >= 0
+
+    def measure(self, places: RowArray) -> None:
+        """Measures from rows that were not yet, shape (A,), to all."""
+        new_AB = self._squared_CB[self.count : self.count + len(places)]
+
+        def fill(block: slice) -> None:
+            np.matmul(-2 * self._x_BD[places[block]], self._x_BD.T, out=new_AB[block])
+            new_AB[block] += self._square_B
+            new_AB[block] += self._square_B[places[block], None]
+
+        self._workers.each(fill, len(places), GATHERED)
+        self._number_B[places] = np.arange(self.count, self.count + len(places))
+        self.count += len(places)
+
+    def of(self, place: int) -> FloatArray:
+        """Returns the squared distances from a row that was measured to all, shape (B,)."""
+        squared_B: FloatArray = self._squared_CB[self._number_B[place]]
+        return squared_B
+
+    def to(self, place: int, places: RowArray) -> FloatArray:
+        """Returns the squared distances from rows that were measured, shape (A,), to one."""
+        squared_A: FloatArray = self._squared_CB[self._number_B[places], place]
+        return squared_A
 
 
 def as_embeddings(embeddings_ND: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

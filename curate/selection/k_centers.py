@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from curate.errors import UsageError
 from curate.selection.distances import Distances, FloatArray, Kernel, RowArray, as_embeddings
 
-NARROW, WIDE = 128, 2048  # samples in the front
+NARROW, WIDE = 512, 2048  # samples in the front
+AHEAD = 16  # one in so many of a front is measured from at a time
 TAKEN = -np.inf  # in place of a squared distance
 IntArray = NDArray[np.integer[Any]]
 
@@ -212,7 +213,8 @@ class _Front:
         self.distances, self.row_F, self.squared_F, self.rank_F = distances, row_F, squared_F, rank_F
         self.least, self.behind = least, behind
         self.is_exact_F = np.ones(len(row_F), dtype=np.bool_)
-        self.between_FF, self.error = distances.between(row_F)
+        self.between = distances.between(row_F)
+        self.error = self.between.error
         self.chosen: list[int] = []
         self._before_F = squared_F.copy()
 
@@ -244,14 +246,23 @@ class _Front:
     def _settle(self, place: int) -> None:
         """Measures a sample's distance to the centers of this front exactly, where one can be its nearest."""
         chosen = np.array(self.chosen)
-        close = chosen[self.between_FF[place, chosen] <= self.squared_F[place] + 2 * self.error]
+        close = chosen[self.between.to(place, chosen) <= self.squared_F[place] + 2 * self.error]
         exact = self.distances.exact(np.full(len(close), self.row_F[place]), self.row_F[close])
         self.squared_F[place] = min(exact.min(initial=np.inf), self._before_F[place])
         self.is_exact_F[place] = True
 
     def _take(self, place: int) -> None:
-        new_F = self.between_FF[place]
+        if not self.between.is_measured_B[place]:
+            self.between.measure(self._with_next(place))
+        new_F = self.between.of(place)
         self.is_exact_F &= new_F > self.squared_F + self.error
         np.minimum(self.squared_F, new_F, out=self.squared_F)
         self.squared_F[place], self.is_exact_F[place] = TAKEN, True
         self.chosen.append(place)
+
+    def _with_next(self, place: int) -> RowArray:
+        """Returns a place and those of the farthest others that were not measured from, often the next centers."""
+        squared_F = np.where(self.between.is_measured_B, TAKEN, self.squared_F)
+        squared_F[place] = np.inf
+        most = min(-(-len(squared_F) // AHEAD), len(squared_F) - self.between.count)
+        return np.argpartition(-squared_F, most - 1)[:most]
