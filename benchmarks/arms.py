@@ -74,6 +74,12 @@ def drop_cache(path: Path) -> None:
     os.close(file)
 
 
+def drop_shards(folder: Path) -> None:
+    """Drops the pages of all shards below a folder from the cache."""
+    for path in folder.rglob("*.tar"):
+        drop_cache(path)
+
+
 def report(**result: Any) -> None:
     """Prints an arm's result."""
     print(json.dumps(result))

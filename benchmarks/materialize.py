@@ -15,13 +15,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.arms import Arm, timed
+from benchmarks.arms import Arm, drop_shards, timed
 from benchmarks.suite import LIMIT, OURS, Benchmark, Case, Setting, Target, compared
 from curate.cli import run
 from curate.manifest.lines import read_lines
@@ -119,6 +120,10 @@ def cases_of(folder: Path, what: str, kib: int, repeats: int) -> list[Case]:
     def arm(*command: object) -> Arm:
         return timed(*command, before=fresh)
 
+    def cold() -> None:
+        fresh()
+        drop_shards(pool)
+
     def sh(command: str) -> Arm:
         return arm("sh", "-c", command)
 
@@ -142,7 +147,10 @@ def cases_of(folder: Path, what: str, kib: int, repeats: int) -> list[Case]:
     if peer := cases[0].measured.get("webdataset"):
         cases[0].note += f" ({peer.also['without_imports']:.2f} s without its imports)"
     if is_large:
+        stored = {name: replace(arm, before=cold) for name, arm in unsynced.items()}
         cases += [
+            compared(f"{what}, unsynced, from storage", "s", stored, repeats=repeats, targets=[],
+                     note=note + "; the shards' pages dropped from the cache before each run"),
             compared(f"{what}, synced", "s", synced, repeats=repeats, targets=[Target(LIMIT, 1 / 0.7)],
                      note=note + ", then `sync` of each"),
             compared(f"{what}, `curate cat` of each shard", "s", read, repeats=repeats, targets=[],

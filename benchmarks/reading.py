@@ -21,7 +21,7 @@ from pathlib import Path
 import webdataset as wds
 
 import curate
-from benchmarks.arms import Arm, drop_cache, module, report
+from benchmarks.arms import Arm, drop_shards, module, report
 from benchmarks.materialize import make_manifest
 from benchmarks.suite import LIMIT, OURS, Benchmark, Case, Setting, Target, compared
 from curate.manifest.lines import HEAD, Line, find_line, read_lines, write_lines
@@ -69,12 +69,6 @@ def through_select(manifest: Path) -> int:
         place += line.samples
     paths = sorted(map(str, pool.glob("*.tar")))
     return sum(1 for _ in wds.WebDataset(paths, shardshuffle=False).select(lambda sample: sample["__key__"] in kept))
-
-
-def drop_all(folder: Path) -> None:
-    """Drops the pages of all shards from the cache."""
-    for path in folder.rglob("*.tar"):
-        drop_cache(path)
 
 
 def make_many(folder: Path, line: Line) -> None:
@@ -133,7 +127,8 @@ def bench(setting: Setting) -> list[Case]:
         )
         if aims or setting.quick:  # what is larger than memory comes from there in every epoch
             arms = {
-                name: Arm(module("reading", name, folder / "manifest"), partial(drop_all, folder)) for name in READERS
+                name: Arm(module("reading", name, folder / "manifest"), partial(drop_shards, folder))
+                for name in READERS
             }
             what, note = f"{what}, from storage", f"{NOTE}; the shards' pages dropped from the cache before each run"
             cases.append(compared(what, "kept samples/s", arms, repeats=setting.repeats, targets=aims, note=note))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from curate.errors import ManifestError
 from curate.manifest.lines import Line
 from curate.manifest.stream import DIGEST_BYTES, Source, check_source, walk_kept
+from curate.pool.sources import ReadAhead
 from curate.pool.tar import BLOCK, Header, split_key, usual_header
 
 
@@ -22,10 +23,16 @@ class Extent(NamedTuple):
     extensions: list[str]
 
 
-def kept_extents(line: Line, path: Path) -> list[Extent]:
+def kept_extents(line: Line, path: Path, *, ahead: tuple[int, int] = (0, 0)) -> list[Extent]:
     """Returns the kept samples of a source, their headers checked against the manifest.
 
-    Cost: of a plain source only the kept headers are read.
+    Args:
+        line: what is kept.
+        path: the source.
+        ahead: from which kept sample to before which the data will be read next: the system is asked for about
+            these bytes, so that their headers are not waited for one by one.
+
+    Cost: of a plain source only the kept headers are read, and what is asked for.
 
     Raises:
         ManifestError: the source is not the one that was pruned.
@@ -33,7 +40,7 @@ def kept_extents(line: Line, path: Path) -> list[Extent]:
     """
     if line.codec == "tar" and not line.preamble:
         check_source(line, path)
-        headers = _known_headers(line, path)
+        headers = _known_headers(line, path, ahead)
         if headers is not None:
             return _grouped(headers)
     return _grouped(_walked_headers(line, path))
@@ -63,19 +70,19 @@ def _grouped(headers: Iterable[Header]) -> list[Extent]:
     return extents
 
 
-def _known_headers(line: Line, path: Path) -> list[Header] | None:
+def _known_headers(line: Line, path: Path, ahead: tuple[int, int]) -> list[Header] | None:
     """Returns the kept headers of a plain source if all are usual ones and the very bytes that were scanned.
 
     Their digest says that they are, so that nothing has to be checked in them that the scan has
     checked. None where one is not, or cannot be read: then whoever reads with care says what it is.
     """
-    digest, headers, end = hashlib.blake2b(digest_size=16), list[Header](), 0
+    digest, headers = hashlib.blake2b(digest_size=16), list[Header]()
     with path.open("rb", buffering=0) as file:
         number = file.fileno()
-        for gap, length in zip(line.ranges[::2], line.ranges[1::2], strict=True):
-            at = end + gap * BLOCK
-            end = at + length * BLOCK
+        asked = ReadAhead(file, _about(line, *ahead))
+        for at, end in line.spans():
             while at < end:
+                asked.reached(at)
                 try:
                     block = os.pread(number, BLOCK, at)
                 except OSError:
@@ -89,6 +96,16 @@ def _known_headers(line: Line, path: Path) -> list[Header] | None:
             if at != end:
                 return None
     return headers if digest.hexdigest() == line.headers else None
+
+
+def _about(line: Line, first: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yields the spans that hold the samples from `first` to before `end`, were all of one size."""
+    before = 0
+    for span in line.spans():
+        after = before + span[1] - span[0]
+        if after * line.kept > first * line.kept_bytes and before * line.kept < end * line.kept_bytes:
+            yield span
+        before = after
 
 
 def _walked_headers(line: Line, path: Path) -> list[Header]:

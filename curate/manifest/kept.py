@@ -22,7 +22,7 @@ from curate.errors import ManifestError
 from curate.manifest.extents import kept_extents
 from curate.manifest.lines import Line, check_files, find_line, manifest_digest, read_lines, read_root
 from curate.manifest.stream import Source, changed, check_source, headers_between, kept_headers, skip
-from curate.pool.sources import open_source
+from curate.pool.sources import PatientFile, ReadAhead, open_source, unreadable
 from curate.pool.tar import Header, split_key
 
 OPEN_FILES = 64
@@ -81,12 +81,30 @@ class KeptReader:
         """
         shard = int(np.searchsorted(self._first_S, number, side="right")) - 1
         start, end = self.ranges(shard)[number - self.first(shard)].tolist()
-        data = os.pread(self._open(shard).number, end - start, start)
+        try:
+            data = self._open(shard).read_at(end - start, start)
+        except OSError as error:
+            raise unreadable(self._path(shard), self.names[shard], error) from error
         if len(data) != end - start:
             raise changed(self.names[shard], "it is cut short")
         stream = _Bytes(data)
         headers = headers_between(self.names[shard], stream, start, end)
         return self._sample(shard, headers, stream)
+
+    def numbers(self, shard: int, first: int, end: int) -> Iterator[int]:
+        """Yields the numbers of a plain shard's kept samples from the `first` to before the `end`.
+
+        The system is asked for their bytes in advance: who takes a number is expected to read it soon.
+
+        Raises:
+            ManifestError, ShardError: the source is missing, or not what was pruned.
+        """
+        is_asked = shard not in self._ranges  # while its headers are read
+        spans = self.ranges(shard, ahead=(first, end))[first:end].tolist()
+        asked = ReadAhead(self._open(shard), [] if is_asked else spans)
+        for number, (start, _) in enumerate(spans, self.first(shard) + first):
+            asked.reached(start)
+            yield number
 
     def stream(self, shard: int, first: int, end: int) -> Iterator[Sample]:
         """Yields a shard's kept samples from the `first` to before the `end`, whatever its codec.
@@ -107,11 +125,11 @@ class KeptReader:
                     for header in headers:
                         skip(line.name, source, header.padded)
 
-    def ranges(self, shard: int) -> NDArray[np.int64]:
+    def ranges(self, shard: int, *, ahead: tuple[int, int] = (0, 0)) -> NDArray[np.int64]:
         """Returns where a plain shard's kept samples begin and end, shape (K, 2), in bytes."""
         if shard not in self._ranges:
             line = self._line(shard)
-            extents = kept_extents(line, self._path(shard))
+            extents = kept_extents(line, self._path(shard), ahead=ahead)
             if len(extents) != line.kept:
                 raise changed(line.name, f"it has {len(extents):,} of the {line.kept:,} kept samples")
             edges = [(extent.entries[0], extent.entries[-1]) for extent in extents]
@@ -130,8 +148,9 @@ class KeptReader:
 
     def _opened(self, shard: int) -> _File:
         file = _File(self._path(shard))
-        if file.size != self._bytes[shard]:
-            raise changed(self.names[shard], f"it has {file.size:,} bytes and had {self._bytes[shard]:,}")
+        size = os.fstat(file.fileno()).st_size
+        if size != self._bytes[shard]:
+            raise changed(self.names[shard], f"it has {size:,} bytes and had {self._bytes[shard]:,}")
         return file
 
     def _sample(self, shard: int, headers: Iterator[Header], stream: Source | _Bytes) -> Sample:
@@ -157,13 +176,8 @@ class _Bytes(io.BytesIO):
         return min(self.seek(at + size), len(self.getbuffer())) - at
 
 
-class _File:
+class _File(PatientFile):
     """A file that is open as long as someone holds this."""
 
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.size = os.fstat(self.number).st_size
-
     def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
+        self.close()

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import zstandard
 
 from curate.errors import ManifestError
-from curate.pool.tar import printable
+from curate.pool.tar import BLOCK, printable
 
 FORMAT_VERSION = 1
 HEAD, LINES, INDEX, SOURCE = "manifest.json", "shards.jsonl.zst", "shards.idx", "source.json"
@@ -54,6 +54,14 @@ class Line(NamedTuple):
     runs: list[int]
     ranges: list[int]
     kept_bytes: int
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Yields (start, end) of `ranges`, in bytes of the decompressed tar. The first gap is from its first byte."""
+        end = 0
+        for gap, length in zip(self.ranges[::2], self.ranges[1::2], strict=True):
+            start = end + gap * BLOCK
+            end = start + length * BLOCK
+            yield start, end
 
 
 def write_lines(folder: Path, lines: Iterable[Line]) -> None:

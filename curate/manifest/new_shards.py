@@ -60,8 +60,10 @@ def write_block(block: Block) -> Iterator[str]:
         ShardError: a source cannot be read.
         RunError: two samples of one new shard have the same key.
     """
-    lines, root = block.lines, block.root
-    walk = lru_cache(WALKED_SHARDS)(lambda place: kept_extents(lines[place], root / lines[place].name))
+    lines, root, parts = block.lines, block.root, _parts(block.shards)
+    walk = lru_cache(WALKED_SHARDS)(
+        lambda place: kept_extents(lines[place], root / lines[place].name, ahead=parts[place])
+    )
     for shard in block.shards:
         _write_shard(block, shard, walk)
         yield shard.name
@@ -126,6 +128,15 @@ def _write_shard(block: Block, shard: NewShard, walk: Callable[[int], list[Exten
         durable.write_bytes(path.with_suffix(".idx"), dali_index(samples).encode(), sync=block.sync, sync_name=False)
     if len(samples) != shard.samples:
         raise ManifestError(f"{shard.name} got {len(samples)} of {shard.samples} samples.", hint="Run verify.")
+
+
+def _parts(shards: Iterable[NewShard]) -> dict[int, tuple[int, int]]:
+    """Returns which of its kept samples are taken of each source: from the first to before the end."""
+    parts: dict[int, tuple[int, int]] = {}
+    for piece in (piece for shard in shards for piece in shard.pieces):
+        first, end = parts.get(piece.line, (piece.first, piece.end))
+        parts[piece.line] = min(first, piece.first), max(end, piece.end)
+    return parts
 
 
 Copied = Iterator[tuple[str, list[IndexEntry]]]

@@ -117,10 +117,8 @@ def kept_headers(line: Line, stream: Source, *, preamble: Write | None = None) -
         preamble(stream.read(line.preamble))
     else:
         stream.skip(line.preamble)
-    at, end = line.preamble, 0  # the first gap counts from the archive's first byte
-    for gap, length in zip(line.ranges[::2], line.ranges[1::2], strict=True):
-        start = end + gap * BLOCK
-        end = start + length * BLOCK
+    at = line.preamble
+    for start, end in line.spans():
         stream.skip(start - at)
         for header in headers_between(line.name, stream, start, end):
             digest.update(hashlib.blake2b(header.blocks, digest_size=DIGEST_BYTES).digest())

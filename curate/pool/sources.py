@@ -11,8 +11,8 @@ import io
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -25,6 +25,8 @@ BUFFER_BYTES = 1 << 18
 SKIP_BYTES = 1 << 20
 FLAKY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)  # what a network file system says in passing
 WAITS_SECONDS = (0.05, 0.25, 1.0)  # before a read is tried again
+ASKED_BYTES = 1 << 17  # in one request for bytes ahead, which Linux cuts there
+AHEAD_BYTES = 1 << 24  # from where a reader is to what is asked for
 MAX_WINDOW_BYTES = 1 << 27  # zstd --long=27; a frame that asks for more memory is refused
 
 
@@ -43,6 +45,10 @@ class PatientFile(io.FileIO):
     def readinto(self, buffer: Any, /) -> Any:
         return _patiently(super().readinto, buffer)
 
+    def read_at(self, size: int, at: int, /) -> bytes:
+        """Reads from byte `at`, whatever was read before; returns fewer bytes only where the file ends."""
+        return bytes(_patiently(lambda start: os.pread(self.fileno(), size, start), at))
+
     def readinto_at(self, buffer: Any, at: int, /) -> int:
         """Reads from byte `at`, whatever was read before; returns how many bytes there were."""
         return int(_patiently(lambda room: os.preadv(self.fileno(), [room], at), buffer))
@@ -57,6 +63,31 @@ def _patiently(read: Callable[[Any], Any], what: Any) -> Any:
                 raise
         time.sleep(wait)
     return read(what)
+
+
+class ReadAhead:
+    """Asks the system for parts of an open file before they are read, where it lets itself be asked.
+
+    Small reads far apart wait for the storage one by one otherwise.
+
+    Args:
+        file: which.
+        spans: (start, end) in bytes, in their order.
+    """
+
+    def __init__(self, file: BinaryIO, spans: Iterable[tuple[int, int]]) -> None:
+        self._file = file
+        self._spans = iter(spans) if hasattr(os, "posix_fadvise") else iter(())
+        self._span = next(self._spans, None)
+
+    def reached(self, at: int) -> None:
+        """Asks for the parts that begin not far behind byte `at`."""
+        while self._span and self._span[0] < at + AHEAD_BYTES:
+            start, end = self._span
+            stop = min(end, start + ASKED_BYTES)
+            with suppress(OSError):  # a wish, no more
+                os.posix_fadvise(self._file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
+            self._span = (stop, end) if stop < end else next(self._spans, None)
 
 
 class PlainStream:

@@ -167,8 +167,7 @@ class KeptStream(IterableDataset[Any]):
     def _along(self, order_S: Any, first: int, end: int) -> Iterator[int | Sample]:
         for piece in pieces(order_S, self._kept.kept_S, first, end):
             if self._kept.is_plain(piece.line):
-                at = self._kept.first(piece.line)
-                yield from range(at + piece.first, at + piece.end)
+                yield from self._kept.numbers(piece.line, piece.first, piece.end)
             else:
                 yield from self._kept.stream(piece.line, piece.first, piece.end)
 

@@ -1,8 +1,10 @@
 """The kept samples in a trainer's own code: each once, whoever reads, in whatever order."""
 
 import copy
+import errno
 import gzip
 import itertools
+import os
 import pickle
 import shutil
 import tempfile
@@ -22,7 +24,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 import curate
 from curate.cli import run
-from curate.errors import ManifestError, UsageError
+from curate.errors import ManifestError, ShardError, UsageError
 from curate.manifest.lines import find_line, read_lines
 
 PLAIN, MIXED = ["tar", "tar", "tar"], ["tar", "tar.gz", "tar.zst"]
@@ -277,6 +279,69 @@ def test_of_plain_tars_nothing_but_kept_samples_is_read(toy_manifest: Path, pool
         (tmp_path / line.name).write_bytes(rubbish)
     assert [entries_of(sample) for sample in curate.KeptStream(toy_manifest, root=tmp_path)] == before
     assert [entries_of(sample) for sample in curate.KeptSamples(toy_manifest, root=tmp_path)] == before
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system cannot be asked to read ahead")
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_kept_samples_are_asked_for_once_an_epoch_and_nothing_else(
+    toy_manifest: Path, monkeypatch: pytest.MonkeyPatch, is_refused: bool
+) -> None:
+    asked: dict[str, set[int]] = {}
+    advise = os.posix_fadvise
+
+    def posix_fadvise(number: int, start: int, size: int, advice: int) -> None:
+        blocks = asked.setdefault(Path(f"/proc/self/fd/{number}").readlink().name, set())
+        wanted = set(range(start, start + size, 512))
+        assert not blocks & wanted
+        blocks |= wanted
+        if is_refused:
+            raise OSError(errno.EINVAL, "no advice is taken here")
+        advise(number, start, size, advice)
+
+    monkeypatch.setattr(os, "posix_fadvise", posix_fadvise)
+    kept = {line.name: {at for span in line.spans() for at in range(*span, 512)} for line in read_lines(toy_manifest)}
+    stream = curate.KeptStream(toy_manifest, shuffle=3)
+    for epoch in range(2):  # in the second the place of each sample is known
+        asked.clear()
+        stream.set_epoch(epoch)
+        assert len(list(stream)) == 24
+        assert asked == kept
+
+
+def test_a_part_of_a_shard_is_asked_for_by_who_reads_it(toy_manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By size alone, before any header is read: a part may reach a sample over its borders."""
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda number, start, size, _: asked.append((start, size)))
+    parts = []
+    for rank in range(24):
+        list(curate.KeptStream(toy_manifest, rank=rank, world_size=24))
+        parts.append(sum(size for _, size in asked))
+        asked.clear()
+    whole = sum(line.kept_bytes for line in read_lines(toy_manifest))
+    assert min(parts) > 0
+    assert max(parts) < whole / 2
+
+
+@pytest.mark.parametrize("times", [3, 99])
+def test_a_read_that_fails_in_passing_is_tried_again(
+    toy_manifest: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr("curate.pool.sources.WAITS_SECONDS", (0.0, 0.0, 0.0))
+    samples = curate.KeptSamples(toy_manifest)
+    expected = entries_of(samples[5])
+    read, failures = os.pread, iter(range(times))
+
+    def pread(number: int, size: int, at: int) -> bytes:
+        if next(failures, None) is not None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(number, size, at)
+
+    monkeypatch.setattr(os, "pread", pread)
+    if times == 3:
+        assert entries_of(samples[5]) == expected
+    else:
+        with pytest.raises(ShardError, match=r"toy-\d+\.tar: cannot be read \(Input/output error\)"):
+            samples[5]
 
 
 @pytest.mark.parametrize("damage", ["missing", "size", "header", "later"])
