@@ -99,13 +99,13 @@ def _known_headers(line: Line, path: Path, ahead: tuple[int, int]) -> list[Heade
 
 
 def _about(line: Line, first: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yields the spans that hold the samples from `first` to before `end`, were all of one size."""
-    before = 0
-    for span in line.spans():
-        after = before + span[1] - span[0]
-        if after * line.kept > first * line.kept_bytes and before * line.kept < end * line.kept_bytes:
-            yield span
-        before = after
+    """Yields the spans of bytes of the samples from `first` to before `end`, were all of one size."""
+    low, high = (line.kept_bytes * number // line.kept for number in (first, end))
+    for start, stop in line.spans():
+        part = start + max(0, low), min(stop, start + high)
+        if part[0] < part[1]:
+            yield part
+        low, high = low - (stop - start), high - (stop - start)
 
 
 def _walked_headers(line: Line, path: Path) -> list[Header]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -51,17 +50,13 @@ class KeptReader:
         self._first_S = np.concatenate([[0], np.cumsum(self.kept_S)])
         self._folder, self._root = folder, root or read_root(folder)
         self._ranges: dict[int, NDArray[np.int64]] = {}
-        self._open = lru_cache(OPEN_FILES)(self._opened)
+        self._files: dict[int, _File] = {}  # the last used ones, in their order
 
     def __len__(self) -> int:
         return int(self._first_S[-1])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_open"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._open = lru_cache(OPEN_FILES)(self._opened)
+        return {**vars(self), "_files": {}}
 
     def is_plain(self, shard: int) -> bool:
         """Says whether a shard can be read at any place."""
@@ -79,7 +74,7 @@ class KeptReader:
         Raises:
             ManifestError, ShardError: the source is missing, or not what was pruned.
         """
-        shard = int(np.searchsorted(self._first_S, number, side="right")) - 1
+        shard = self.shard_of(number)
         start, end = self.ranges(shard)[number - self.first(shard)].tolist()
         try:
             data = self._open(shard).read_at(end - start, start)
@@ -91,20 +86,23 @@ class KeptReader:
         headers = headers_between(self.names[shard], stream, start, end)
         return self._sample(shard, headers, stream)
 
-    def numbers(self, shard: int, first: int, end: int) -> Iterator[int]:
-        """Yields the numbers of a plain shard's kept samples from the `first` to before the `end`.
+    def shard_of(self, number: int) -> int:
+        """Returns the shard of a sample."""
+        return int(np.searchsorted(self._first_S, number, side="right")) - 1
 
-        The system is asked for their bytes in advance: who takes a number is expected to read it soon.
+    def is_known(self, shard: int) -> bool:
+        """Says whether the kept headers of a plain shard have been read."""
+        return shard in self._ranges
+
+    def expect(self, number: int) -> None:
+        """Asks the system for the bytes of a sample of a plain shard that will be read soon.
 
         Raises:
             ManifestError, ShardError: the source is missing, or not what was pruned.
         """
-        is_asked = shard not in self._ranges  # while its headers are read
-        spans = self.ranges(shard, ahead=(first, end))[first:end].tolist()
-        asked = ReadAhead(self._open(shard), [] if is_asked else spans)
-        for number, (start, _) in enumerate(spans, self.first(shard) + first):
-            asked.reached(start)
-            yield number
+        shard = self.shard_of(number)
+        start, end = self.ranges(shard)[number - self.first(shard)].tolist()
+        ReadAhead(self._open(shard), [(start, end)]).reached(start)
 
     def stream(self, shard: int, first: int, end: int) -> Iterator[Sample]:
         """Yields a shard's kept samples from the `first` to before the `end`, whatever its codec.
@@ -126,7 +124,12 @@ class KeptReader:
                         skip(line.name, source, header.padded)
 
     def ranges(self, shard: int, *, ahead: tuple[int, int] = (0, 0)) -> NDArray[np.int64]:
-        """Returns where a plain shard's kept samples begin and end, shape (K, 2), in bytes."""
+        """Returns where a plain shard's kept samples begin and end, shape (K, 2), in bytes.
+
+        Args:
+            shard: which.
+            ahead: which of its kept samples will be read soon, as `kept_extents` takes it.
+        """
         if shard not in self._ranges:
             line = self._line(shard)
             extents = kept_extents(line, self._path(shard), ahead=ahead)
@@ -145,6 +148,13 @@ class KeptReader:
 
     def _path(self, shard: int) -> Path:
         return self._root / str(self.names[shard])
+
+    def _open(self, shard: int) -> _File:
+        file = self._files.pop(shard, None) or self._opened(shard)
+        self._files[shard] = file
+        if len(self._files) > OPEN_FILES:
+            self._files.pop(next(iter(self._files)))
+        return file
 
     def _opened(self, shard: int) -> _File:
         file = _File(self._path(shard))

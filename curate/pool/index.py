@@ -97,6 +97,7 @@ def build_index(
     progress: Callable[[int, int, str], None] = lambda done, total, name: None,
     answers: Answers | None = None,
     copied: bool = False,
+    root: Path | None = None,
     processes: int = 0,
 ) -> Pool:
     """Scans every shard that is not indexed yet, then joins the pool. Returns the pool.
@@ -110,13 +111,14 @@ def build_index(
         answers: labels of samples that have none in the shards, by (shard, key). They are no part of the
             fingerprint, which is of the shards.
         copied: scan a shard again that has its old size and another time; it must hold the same samples.
+        root: the shards' common folder, where it is known.
         processes: that scan at once; 0 for what the work and the machine are worth.
 
     Raises:
         RunError: the folder indexes other shards, or a shard changed since it was indexed.
         ShardError: a shard is damaged.
     """
-    found = find_shards(sources)
+    found = find_shards(sources, root)
     _check_same_pool(folder, found, labels)
     scans = Scanning(folder, labels, skip_faults, copied).scan_all(found.shards, progress, processes=processes)
     if answers:

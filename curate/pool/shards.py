@@ -42,8 +42,12 @@ class Sources:
     shards: tuple[Shard, ...]
 
 
-def find_shards(sources: Sequence[str]) -> Sources:
+def find_shards(sources: Sequence[str], root: Path | None = None) -> Sources:
     """Returns the shards that paths, brace patterns, globs and folders name.
+
+    Args:
+        sources: paths, brace patterns, globs, folders.
+        root: the common folder, where it is known; else the lowest that all lie in.
 
     Raises:
         UsageError: a source that is missing, empty, remote or no shard; a shard named twice.
@@ -51,7 +55,7 @@ def find_shards(sources: Sequence[str]) -> Sources:
     if not sources:
         raise UsageError("No shards were named.", hint="Give a folder, a glob or a list of .tar files.")
     found = [(folder, path) for source in sources for folder, path in _expand(source)]
-    root = Path(os.path.commonpath([folder for folder, _ in found]))
+    root = root.absolute() if root else Path(os.path.commonpath([folder for folder, _ in found]))
     shards = sorted((Shard(path.relative_to(root).as_posix(), path) for _, path in found), key=lambda s: s.name)
     for one, other in pairwise(shards):
         if one.name == other.name:

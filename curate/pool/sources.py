@@ -47,7 +47,11 @@ class PatientFile(io.FileIO):
 
     def read_at(self, size: int, at: int, /) -> bytes:
         """Reads from byte `at`, whatever was read before; returns fewer bytes only where the file ends."""
-        return bytes(_patiently(lambda start: os.pread(self.fileno(), size, start), at))
+        parts, end = list[bytes](), at + size
+        while at < end and (part := _patiently(lambda span: os.pread(self.fileno(), *span), (end - at, at))):
+            parts.append(part)  # one call gives 2 GiB at most
+            at += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def readinto_at(self, buffer: Any, at: int, /) -> int:
         """Reads from byte `at`, whatever was read before; returns how many bytes there were."""

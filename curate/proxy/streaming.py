@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from curate.proxy.pixels import Batch, Form, Pixel, Rows, chunked, decoded, name
 from curate.scores import BadSample
 
 PARTS_PER_WORKER = 4
+CHECKED_ROWS = 64  # held at once
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,16 @@ class StreamedPixels:
             collate_fn=_as_it_is,
         )
         return rebatched(loader, batch_size)
+
+    def check(self, progress: Callable[[int, str], None]) -> None:
+        """Decodes everything once, so that whoever draws rows knows the undecodable ones."""
+        for index, shard in enumerate(self.rows.shards):
+            progress(int(self.rows.offset_S[index]), shard.name)
+            for _ in self.in_order(index, batch_size=CHECKED_ROWS):
+                pass
+        place = {shard.name: index for index, shard in enumerate(self.rows.shards)}
+        for sample in self.bad:
+            self.rows.is_bad_N[self.rows.offset_S[place[sample.shard]] + sample.ordinal] = True
 
     def in_order(self, index: int, *, batch_size: int) -> Iterator[Batch]:
         """Yields the good rows of one shard in order, and takes note of the undecodable ones."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from curate.errors import UsageError
 from curate.manifest.kept import KeptReader, Sample
+from curate.manifest.layout import Piece
 from curate.trainer.shares import Remainder, pieces, rank_share, shuffled, worker_share
 
+EXPECTED = 32  # samples that the system is asked for before they are read
 Decode = Callable[[Sample], Any]
 
 
@@ -119,7 +122,7 @@ class KeptStream(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         resume_at, self._resume_at = self._resume_at, 0
         self._taken = resume_at
-        for item in islice(self._in_order(), resume_at, None):
+        for item in self._in_order(resume_at):
             self._taken += 1
             sample = self._kept.read(item) if isinstance(item, int) else item
             yield self._decode(sample) if self._decode else sample
@@ -152,24 +155,49 @@ class KeptStream(IterableDataset[Any]):
     def _share(self) -> tuple[int, int]:
         return rank_share(len(self._kept), *self._place(), self._remainder)
 
-    def _in_order(self) -> Iterator[int | Sample]:
-        """Yields this process's samples: by number where they can be read in any order."""
+    def _in_order(self, resume_at: int) -> Iterator[int | Sample]:
+        """Yields this process's samples, the first ones left out: by number where they can be read in any order."""
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         first, end = worker_share(*self._share(), number, workers, self._batch_size)
+        if not self._shuffle:
+            first, resume_at = min(end, first + resume_at), 0
         epoch_seed = [self._seed, int(self._epoch)]
         shards = len(self._kept.names)
         order_S = np.random.default_rng(epoch_seed).permutation(shards) if self._shuffle else np.arange(shards)
         drawn = np.random.default_rng([*epoch_seed, self._place()[0], number]).integers(2**63)
         draw = random.Random(int(drawn))  # noqa: S311  (an order, no secret)
-        return shuffled(self._along(order_S, first, end), self._shuffle, draw)
+        parts = list(pieces(order_S, self._kept.kept_S, first, end))
+        return self._expected(islice(shuffled(self._along(parts), self._shuffle, draw), resume_at, None), parts)
 
-    def _along(self, order_S: Any, first: int, end: int) -> Iterator[int | Sample]:
-        for piece in pieces(order_S, self._kept.kept_S, first, end):
+    def _along(self, parts: Iterable[Piece]) -> Iterator[int | Sample]:
+        for piece in parts:
             if self._kept.is_plain(piece.line):
-                yield from self._kept.numbers(piece.line, piece.first, piece.end)
+                at = self._kept.first(piece.line)
+                yield from range(at + piece.first, at + piece.end)
             else:
                 yield from self._kept.stream(piece.line, piece.first, piece.end)
+
+    def _expected(self, items: Iterable[int | Sample], parts: Sequence[Piece]) -> Iterator[int | Sample]:
+        """Yields the items, each number a while after the system was asked for its sample."""
+        part_of = {piece.line: (piece.first, piece.end) for piece in parts}
+        waiting, asked = deque[int](), set[int]()
+        for item in items:
+            if not isinstance(item, int):
+                yield from waiting
+                waiting.clear()
+                yield item
+                continue
+            shard = self._kept.shard_of(item)
+            if not self._kept.is_known(shard):
+                self._kept.ranges(shard, ahead=part_of[shard])  # asks for the whole part, for the sake of its headers
+                asked.add(shard)
+            if shard not in asked:
+                self._kept.expect(item)
+            waiting.append(item)
+            if len(waiting) > EXPECTED:
+                yield waiting.popleft()
+        yield from waiting
 
 
 def _is_distributed() -> bool:

@@ -24,13 +24,12 @@ from curate.pool.labels import LabelSource, read_label_table
 from curate.progress import Progress, Silent, as_stage
 from curate.proxy.pixels import Pixels
 from curate.recipe import Recipe
-from curate.scores import INDEX, BadSample, write_record
+from curate.scores import INDEX, write_record
 from curate.selection.budget import parse_keep
 from curate.workflows import prune as pruning
 from curate.workflows.answers import write_answers
 from curate.workflows.asking import Waiting, asked_and_answered
 from curate.workflows.cover import K_CENTERS, CoverRequest
-from curate.workflows.index import undecodable
 from curate.workflows.rounds import ANSWERS, MANIFEST, SELECTED, Round, write_rounds
 from curate.workflows.run import Request as RunRequest
 from curate.workflows.run import given_members
@@ -106,12 +105,8 @@ class Acquisition:
     @cached_property
     def pixels(self) -> Pixels:
         """The pool's pixels, decoded at most once and only if something is to be trained or drawn."""
-        return open_pixels(self.pool, self.setting, self.request.recipe, self.request.out / "pixels", self.progress)
-
-    @cached_property
-    def undecodable(self) -> list[BadSample]:
-        """What is never drawn, however pixels are stored; a stream finds it out only when it has passed."""
-        return undecodable(self.pool, self.progress) if self.setting.store == "stream" else list(self.pixels.bad)
+        folder = self.request.out / "pixels"
+        return open_pixels(self.pool, self.setting, self.request.recipe, folder, self.progress, is_checked=True)
 
     def round(self, number: int) -> Round:
         """Returns a round by its number."""
@@ -288,7 +283,7 @@ def _prune_request(work: Acquisition, number: int) -> pruning.Request:
     if before is None or request.fn == RANDOM:
         return pruning.Request(
             None, RANDOM, this.keep, this.manifest, seed=request.seed, index=request.out / INDEX, base=base,
-            undecodable=work.undecodable, labelled=before is None and not request.oracle,
+            undecodable=work.pixels.bad, labelled=before is None and not request.oracle,
         )  # fmt: skip
     cover = CoverRequest(start=str(before.manifest)) if request.fn == K_CENTERS else CoverRequest()
     return pruning.Request(

@@ -26,6 +26,7 @@ from curate.workflows.run import Run
 from curate.workflows.score import score
 
 ANEW = "anew"
+STRIDE = 1_000_000  # between the seeds of proxies; those of targets are below
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class Anew:
             parse_keep(keep)
 
     def of_seed(self, number: int) -> Recipe:
-        """Returns the recipe whose proxies share no seed with those of another number."""
+        """Returns the recipe whose proxies share no seed with those of another number, nor with a target."""
         train = self.recipe.train
         return self.recipe.model_copy(
-            update={"train": train.model_copy(update={"seed": train.seed + number * train.seeds})}
+            update={"train": train.model_copy(update={"seed": train.seed + (number + 1) * STRIDE})}
         )
 
 

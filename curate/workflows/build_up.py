@@ -21,7 +21,7 @@ from curate.progress import Progress, Silent
 from curate.proxy.models import check_fits
 from curate.recipe import Recipe
 from curate.scores import INDEX, SUMMARY, BadSample, read_record
-from curate.selection.budget import parse_keep, parse_outliers
+from curate.selection.budget import divide, parse_keep, parse_outliers
 from curate.selection.quotas import ClassRule
 from curate.workflows import prune as pruning
 from curate.workflows.run import Request as RunRequest
@@ -80,7 +80,8 @@ def build_up(request: Request, progress: Progress | None = None) -> list[dict[st
         check_fits(run.plan.spec)
         _check_record(request)
         # Decoded once, for all iterations; who cannot be decoded is never drawn.
-        pixels = open_pixels(run.pool, run.setting, request.recipe, request.out / "pixels", progress)
+        folder = request.out / "pixels"
+        pixels = open_pixels(run.pool, run.setting, request.recipe, folder, progress, is_checked=True)
         _check_sizes(request, run.pool.total - sum(1 for _ in bad_samples(run.pool)) - len(pixels.bad))
         records, manifests = list[dict[str, Any]](), list[Path]()
         for number, keep in enumerate(request.schedule):
@@ -121,13 +122,7 @@ def check(request: Request) -> None:
 
 def _check_sizes(request: Request, good: int) -> None:
     """Refuses counts that the pool has not, before anything is trained."""
-    keep, outliers = parse_keep(request.schedule[-1]), parse_outliers(request.outliers)
-    wanted = keep.budget(good) + outliers.of(good)
-    if wanted > good:
-        raise UsageError(
-            f"--schedule ends at {keep.text}, with --outliers {request.outliers} that is {wanted:,} of {good:,}.",
-            hint="Lower one of them.",
-        )
+    divide(parse_keep(request.schedule[-1]), parse_outliers(request.outliers), good)
 
 
 def _check_record(request: Request) -> None:

@@ -20,7 +20,7 @@ TRAIN_PASSES = 3  # forward, and backward at twice its price
 def cost_of(folder: Path) -> dict[str, Any]:
     """Returns what a finished run of `score` cost: {recipe, proxy, members, seconds, flops}.
 
-    Time is the sum over the processes that worked on it, so that a pause between them costs nothing.
+    Time is the sum over the executions that worked on it, so that a pause between them costs nothing.
 
     Raises:
         RunError: no finished run.
@@ -49,7 +49,9 @@ def costs_of(runs: Sequence[Path], target: Path | None) -> list[dict[str, Any]]:
 
 
 def seconds_spent(log: Path, *, without: str = "") -> float:
-    """Returns the time between the first and the last event of each process in a log, summed.
+    """Returns the time between the first and the last event of each execution in a log, summed.
+
+    An execution begins with an event `start`, or where another process goes on; process numbers come again.
 
     Args:
         log: of a run.
@@ -58,17 +60,18 @@ def seconds_spent(log: Path, *, without: str = "") -> float:
     Raises:
         RunError: missing or damaged.
     """
-    spans: dict[int, tuple[float, float]] = {}
+    spans, process = list[list[float]](), None
     try:
         for line in log.read_text().splitlines():
             event = _parsed(line)
             if event is None or event["event"] == without:
                 continue
-            first, _ = spans.get(event["process"], (event["time"], 0.0))
-            spans[event["process"]] = (first, event["time"])
+            if event["event"] == "start" or event["process"] != process:
+                spans.append([event["time"], event["time"]])
+            spans[-1][1], process = event["time"], event["process"]
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{log}: cannot be read ({error}).", hint="Its run's cost is not known.") from error
-    return sum(max(0.0, last - first) for first, last in spans.values())  # a clock may go back
+    return sum(max(0.0, last - first) for first, last in spans)  # a clock may go back
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

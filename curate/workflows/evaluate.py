@@ -119,7 +119,7 @@ def evaluate(request: Request, progress: Progress | None = None) -> dict[str, An
         plans = {name: _plan(run, recipe, name) for name in targets}
         for plan in plans.values():
             check_fits(plan.spec)
-        pixels = open_pixels(run.pool, run.setting, recipe, request.out / "pixels", progress)
+        pixels = open_pixels(run.pool, run.setting, recipe, request.out / "pixels", progress, is_checked=True)
         labelled_K, val = split(run, pixels)
         test = other_shards(run, "test")
         _check_record(request, run, test)
@@ -169,17 +169,18 @@ def _run_request(request: Request, recipe: Recipe) -> RunRequest:
         raise UsageError("No manifest to evaluate.", hint="Such as: curate evaluate manifests/margin-0.5 --test SHARDS")
     if not request.test:
         raise UsageError("Accuracy is measured on --test SHARDS.", hint="Name labelled shards beside the pool.")
-    shards = request.anew.shards if request.anew else _shards_of(request)
+    shards, root = (request.anew.shards, None) if request.anew else _shards_of(request)
     return RunRequest(
         shards, request.out, recipe, request.labels, val=request.val, test=request.test, device=request.device,
-        skip_faults=request.skip_faults, copied=request.copied,
+        skip_faults=request.skip_faults, copied=request.copied, root=root,
     )  # fmt: skip
 
 
-def _shards_of(request: Request) -> list[str]:
+def _shards_of(request: Request) -> tuple[list[str], Path]:
+    """Returns the manifests' shards, and their common folder: that of those alone that are there may be another."""
     folder = request.manifests[0]
     root = request.root or read_root(folder)
-    return [str(root / line.name) for line in read_lines(folder)]
+    return [str(root / line.name) for line in read_lines(folder)], root
 
 
 def _check_record(request: Request, run: Run, test: HeldOut) -> None:

@@ -28,6 +28,7 @@ from curate.workflows.run import Run
 from curate.workflows.setting import open_pixels
 
 RowArray = NDArray[np.int64]
+HOLD_OUT = 0x686F6C64  # nobody's seed: by the same hash `random` keeps, under its own
 Validate = Callable[[nn.Module], float]
 
 
@@ -48,7 +49,8 @@ class HeldOut:
 def split(run: Run, pixels: Pixels) -> tuple[RowArray, HeldOut | None]:
     """Returns the rows to train on and what `--val` names, both within the manifest that `--within` names.
 
-    A fraction holds out labelled samples by the hash of their identity, not by position. Shards of the
+    A fraction holds out labelled samples by the hash of their identity, not by position, and the same ones
+    whatever the recipe's seed: what one training is steered by must not train another. Shards of the
     pool are held out whole. Shards beside the pool hold out nothing: training sees the whole pool.
 
     Raises:
@@ -59,7 +61,7 @@ def split(run: Run, pixels: Pixels) -> tuple[RowArray, HeldOut | None]:
         return labelled_K, None
     fraction = _fraction(run.request.val)
     if fraction is not None:
-        held_N = uniform(shuffled(_identities(run), seed=run.request.recipe.train.seed)) < fraction
+        held_N = uniform(shuffled(_identities(run), seed=HOLD_OUT)) < fraction
     else:
         places = _places(run, run.request.val)
         if not places:

@@ -75,13 +75,15 @@ def _row(target: str, arm: str, cells: dict[tuple[str, str], dict[int, Run]]) ->
     if not runs:
         return {"target": target, "arm": arm, "label": arm, "kind": "", "samples": None, "n": 0}
     first = next(iter(runs.values()))
-    random = cells.get((target, f"random-{first['samples']}"), {})
+    samples = round(_mean(runs, "samples"))  # where each seed selects anew, and some are held out, they differ
+    same_size = {seed: cells.get((target, f"random-{run['samples']}"), {}) for seed, run in runs.items()}
+    random = {seed: drawn[seed] for seed, drawn in same_size.items() if seed in drawn}
     whole = cells.get((target, "all"), {})
     mean, spread = mean_and_spread([run["accuracy"] for run in runs.values()])
     seconds = _mean(runs, "seconds")
     return {
-        "target": target, "arm": arm, "label": first["label"], "kind": first["kind"], "samples": first["samples"],
-        "share": first["samples"] / first["pool_samples"], "n": len(runs), "equal": first["equal"],
+        "target": target, "arm": arm, "label": first["label"], "kind": first["kind"], "samples": samples,
+        "share": samples / first["pool_samples"], "n": len(runs), "equal": first["equal"],
         "scheme": first.get("scheme", "scratch"), "anew": first.get("anew", False),
         "epochs": first["epochs"], "steps": first["steps"], "members": first["members"],
         "accuracy": mean, "spread": spread,
@@ -106,7 +108,11 @@ def _difference(ours: dict[int, Run], theirs: dict[int, Run]) -> dict[str, Any] 
 
 
 def _costs(runs: dict[int, Run], seconds: float, whole: dict[int, Run]) -> dict[str, Any]:
-    selection = next((run["selection"] for run in runs.values() if run["selection"]), None)
+    selections = [run["selection"] for run in runs.values() if run["selection"]]
+    means = {
+        name: sum(one[name] for one in selections) / len(selections) for name in ("seconds", "flops") if selections
+    }
+    selection = {**selections[0], **means} if selections else None
     total = seconds + (selection["seconds"] if selection else 0.0)
     return {
         "selection": selection,

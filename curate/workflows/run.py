@@ -47,6 +47,7 @@ class Request:
         copied: shards may have other times than when they were indexed; those are scanned again, and must be the same.
         answers: labels of samples that have none in the shards, by (shard, key).
         members: a folder of members that were trained before; nothing is trained.
+        root: the shards' common folder, where it is known.
     """
 
     shards: Sequence[str]
@@ -64,6 +65,7 @@ class Request:
     copied: bool = False
     answers: Answers = field(default_factory=dict)
     members: Path | None = None
+    root: Path | None = None
 
 
 @dataclass
@@ -146,6 +148,7 @@ def open_run(request: Request, progress: Progress) -> Run:
         progress=as_stage(progress, "index", "shards"),
         answers=request.answers,
         copied=request.copied,
+        root=request.root,
     )
     if line := note(request.labels, unmatched(pool, request.labels, request.answers)):
         progress.note(line)

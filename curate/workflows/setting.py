@@ -213,13 +213,22 @@ def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     return (sum(values) / len(values),) * channels
 
 
-def open_pixels(pool: Pool, setting: Setting, recipe: Recipe, folder: Path, progress: Progress) -> Pixels:
-    """Returns the pool's pixels in the way that the setting says, decoded if they are stored."""
+def open_pixels(
+    pool: Pool, setting: Setting, recipe: Recipe, folder: Path, progress: Progress, *, is_checked: bool = False
+) -> Pixels:
+    """Returns the pool's pixels in the way that the setting says, decoded if they are stored.
+
+    Streamed ones find out who cannot be decoded as they pass. Who draws samples must know before: `is_checked`.
+    """
     shape = setting.form(pool)
-    if setting.store == "stream":
-        return StreamedPixels(pool, shape, workers=setting.workers, shuffle_buffer=recipe.pixels.shuffle_buffer)
-    store = StoredPixels(pool, shape, folder=folder if setting.store == "disk" else None, threads=setting.workers)
     what = f"at {setting.size_px} px" if setting.size_px else f"to {setting.length:,} {setting.reads}"
+    if setting.store == "stream":
+        stream = StreamedPixels(pool, shape, workers=setting.workers, shuffle_buffer=recipe.pixels.shuffle_buffer)
+        if is_checked:
+            progress.stage(f"check {what}", pool.total, setting.unit)
+            stream.check(progress.at)
+        return stream
+    store = StoredPixels(pool, shape, folder=folder if setting.store == "disk" else None, threads=setting.workers)
     progress.stage(f"decode {what}", pool.total, setting.unit)
     store.build(progress.at)
     return store

@@ -141,6 +141,14 @@ def test_a_line_that_a_kill_cut_off_is_no_harm_to_the_log(both: Path, pool_folde
     assert json.loads(lines[-1])["event"] == "done"
 
 
+def test_a_pause_costs_nothing_when_a_process_number_comes_again(tmp_path: Path) -> None:
+    """As in a container, where it often is 1."""
+    events = [("start", 0.0), ("epoch", 60.0), ("start", 86_400.0), ("done", 86_460.0)]
+    lines = [json.dumps({"time": time, "process": 1, "event": event}) for event, time in events]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
+    assert seconds_spent(tmp_path / "log.jsonl") == 120.0
+
+
 def test_a_clock_that_goes_back_makes_no_time_negative(tmp_path: Path) -> None:
     events = [(1, 100.0), (1, 90.0), (2, 50.0), (2, 53.0)]
     lines = [json.dumps({"time": time, "process": process, "event": "x"}) for process, time in events]

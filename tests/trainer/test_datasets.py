@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import gc
 import gzip
 import itertools
 import os
@@ -320,6 +321,40 @@ def test_a_part_of_a_shard_is_asked_for_by_who_reads_it(toy_manifest: Path, monk
     whole = sum(line.kept_bytes for line in read_lines(toy_manifest))
     assert min(parts) > 0
     assert max(parts) < whole / 2
+
+
+@pytest.mark.parametrize("shuffle", [0, 3])
+def test_what_was_taken_before_is_neither_read_nor_asked_for(
+    toy_manifest: Path, pool_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shuffle: int
+) -> None:
+    shutil.copytree(pool_folder, tmp_path / "moved")
+    stream = curate.KeptStream(toy_manifest, root=tmp_path / "moved", shuffle=shuffle)
+    expected = [entries_of(sample) for sample in stream]
+    asked: list[int] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _number, _start, size, _advice: asked.append(size))
+    fresh = curate.KeptStream(toy_manifest, root=tmp_path / "moved", shuffle=shuffle)
+    fresh.load_state_dict({"epoch": 0, "taken": 22})
+    if not shuffle:
+        for path in sorted((tmp_path / "moved").iterdir())[:2]:
+            path.unlink()
+    assert [entries_of(sample) for sample in fresh] == expected[22:]
+    if not shuffle:
+        assert sum(asked) < sum(line.kept_bytes for line in read_lines(toy_manifest)) / 6
+
+
+def test_a_stream_that_is_dropped_leaves_no_file_open(toy_manifest: Path, pool_folder: Path) -> None:
+    def still_open() -> int:
+        links = [link.resolve().parent for link in Path("/proc/self/fd").iterdir() if link.exists()]
+        return links.count(pool_folder.resolve())
+
+    before = still_open()
+    gc.disable()
+    try:
+        for _ in range(5):
+            list(curate.KeptStream(toy_manifest))
+        assert still_open() == before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("times", [3, 99])

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from test_evaluate import TARGET
 from test_score_and_prune import events
@@ -47,7 +48,7 @@ def test_each_seed_has_its_own_proxy_and_selection(
     digests = [manifest_digest(folder / "entropy-0.5") for folder in folders]
     assert digests[0] != digests[1]
     recipes = [json.loads((folder / "scores" / "run.json").read_bytes())["recipe"]["train"] for folder in folders]
-    assert [train["seed"] for train in recipes] == [0, 1]
+    assert [train["seed"] for train in recipes] == [1_000_000, 2_000_000]  # far from each other's, and from targets'
     runs = [json.loads((out / f"runs/preact_resnet20/entropy-0.5/00{n}.json").read_bytes()) for n in range(2)]
     assert [one["digest"] for one in runs] == digests
     assert all(one["anew"] and one["selection"]["members"] == 1 for one in runs)
@@ -60,6 +61,39 @@ def test_each_seed_has_its_own_proxy_and_selection(
     recipe.write_text(PROXY.replace("epochs = 2", "epochs = 3"))
     assert run(words) == 1
     assert "another --proxy-recipe" in capsys.readouterr().err
+
+
+def test_sizes_that_differ_by_seed_are_held_against_random_of_their_own_size(
+    pool_folder: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is held out is never kept for training, and how much of the kept that is differs by seed."""
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "test-0000.tar").write_bytes((pool_folder / "toy-0002.tar").read_bytes())
+    pool = [str(pool_folder / f"toy-000{n}.tar") for n in range(2)]
+    out = tmp_path / "evaluation"
+    words = ["evaluate", "--proxy-recipe", str(recipe), "--shards", *pool, "--fn", "random", "--keep", "0.5"]
+    words += ["--val", "0.4", "--test", str(tmp_path / "test"), "--out", str(out), *TARGET, "--seeds", "3", "--json"]
+    capsys.readouterr()
+    assert run(words) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    [kept] = [row for row in rows if row["kind"] == "manifest"]
+    folder = out / "runs" / "preact_resnet20"
+    own = [json.loads((folder / "random-0.5" / f"00{n}.json").read_bytes()) for n in range(3)]
+    assert len({one["samples"] for one in own}) > 1
+    drawn = [
+        json.loads((folder / f"random-{one['samples']}" / f"00{n}.json").read_bytes()) for n, one in enumerate(own)
+    ]
+    gains = [one["accuracy"] - other["accuracy"] for one, other in zip(own, drawn, strict=True)]
+    assert kept["gain"]["n"] == 3
+    assert kept["gain"]["mean"] == pytest.approx(sum(gains) / 3)
+    # A proxy holds out just what the targets do.
+    trained = {
+        int(pq.read_table(path).num_rows - pq.read_table(path)["mean_loss"].null_count)
+        for path in out.glob("anew/*/scores/tables/toy-0000*")
+    }
+    assert len(trained) == 1
+    spent = [one["selection"]["seconds"] for one in own]
+    assert kept["selection"]["seconds"] == pytest.approx(sum(spent) / 3)
 
 
 @pytest.mark.parametrize(

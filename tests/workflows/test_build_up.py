@@ -118,6 +118,22 @@ def test_a_schedule_may_go_on_and_nothing_else_may_change(
     assert "another fn" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("store", ["memory", "stream"])
+def test_who_cannot_be_decoded_is_never_drawn_however_pixels_are_read(tmp_path: Path, store: str) -> None:
+    members: list[tuple[str, bytes]] = []
+    for n in range(40):
+        image = b"no image" if n % 5 == 0 else png([(220, 30, 30), (30, 200, 40)][n % 2], n)
+        members += [(f"s{n:02d}.png", image), (f"s{n:02d}.cls", str(n % 2).encode())]
+    write_tar(tmp_path / "pool.tar", members)
+    out = tmp_path / "build-up"
+    words = ["--schedule", "0.5,0.75", "--fn", "entropy", "--max-bad", "0.5", "--set", f"pixels.store={store}"]
+    assert run(["build-up", str(tmp_path / "pool.tar"), "--out", str(out), *RECIPE, *words]) == 0
+    first, last = (kept(out / f"iteration-{n}" / "manifest") for n in range(2))
+    assert (first.sum(), last.sum()) == (16, 24)
+    assert not last[::5].any()
+    assert not (first & ~last).any()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -127,7 +143,7 @@ def test_a_schedule_may_go_on_and_nothing_else_may_change(
         (["--schedule", "0.5,20"], "mixes"),
         (["--schedule", "0.2,0.9", "--outliers", "0.2"], "more than all"),
         (["--schedule", "12,48"], "'48' samples were asked for, but there are 47"),
-        (["--schedule", "12,40", "--outliers", "8"], "that is 48 of 47"),
+        (["--schedule", "12,40", "--outliers", "8"], "40 + 8 = 48, which is 1 too many"),
         (["--schedule", "0.2,0.4", "--proxy", "inception_v4"], "'inception_v4' cannot take images of 8 px"),
         (["--schedule", "0.2,0.4", "--fn", "variation_ration"], "Did you mean"),
         (["--schedule", "0.2,0.4", "--first-per-class", "same"], "expected equal or proportional"),
