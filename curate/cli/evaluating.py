@@ -245,12 +245,13 @@ def _draw_agreement(plot: Path, result: dict[str, Any]) -> None:
 def _show_consensus(votes: dict[str, Any]) -> None:
     rows = [(f"seed {r['seed']}", str(r["n"]), f"{r['last']:.2%}", f"{r['pair']:.2%}") for r in votes["checkpoints"]]
     console.show_table(f"{votes['run']}: checkpoints", ("", "n", "last n agree", "n and the next agree"), rows)
-    where = ("trained", "untrained")
+    where = ("trained", "untrained", "all")
     kinds = [
         (f"{row['ensemble']} ({row['members']})", *("-" if row[w] is None else f"{row[w]:.2%}" for w in where))
         for row in votes["ensembles"]
     ]
-    console.show_table(f"{votes['run']}: accuracy by votes", ("ensemble", "trained on", "not trained on"), kinds)
+    title = f"{votes['run']}: accuracy by votes"
+    console.show_table(title, ("ensemble", "trained on", "not trained on", "all that have a label"), kinds)
 
 
 def _figure(value: float | None) -> str:

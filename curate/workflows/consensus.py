@@ -28,8 +28,8 @@ def consensus(folder: Path) -> dict[str, Any]:
     `checkpoints`: for each seed and n, the share of samples to which its last n checkpoints give one class
     (`last`), and for which checkpoint n agrees with the one before (`pair`). `ensembles`: accuracy of one
     member, of one checkpoint of each seed, of the checkpoints of one seed, and of all, by plurality of
-    votes, on labelled samples that were trained on and on those that were not; means over what there is
-    several of.
+    votes, on labelled samples that were trained on, on those that were not, and on all; means over what there is
+    several of. Of members that were trained elsewhere only the last is known.
 
     Raises:
         UsageError: the run keeps no votes.
@@ -79,7 +79,10 @@ def _ensembles(origin: Origin, votes: dict[str, VoteArray], seeds: Sequence[Sequ
     learned = [TRAINED] if read_record(origin.scores / SUMMARY)["trained"] else []
     columns = origin.columns(["label", *learned], null_is_nan=True)
     label_N = columns.values["label"]
-    trained_N = np.isfinite(columns.values[TRAINED]) if learned else np.zeros(len(label_N), dtype=np.bool_)
+    masks = {"all": label_N >= 0}
+    if learned:
+        trained_N = np.isfinite(columns.values[TRAINED])
+        masks |= {"trained": trained_N, "untrained": ~trained_N & masks["all"]}
     groups = {
         "single": [[name] for name in votes],
         "seeds": [[own[-1] for own in seeds]] if len(seeds) > 1 else [],
@@ -91,9 +94,8 @@ def _ensembles(origin: Origin, votes: dict[str, VoteArray], seeds: Sequence[Sequ
         if not ensembles:
             continue
         right = [plurality([votes[name] for name in members]) == label_N for members in ensembles]
-        accuracy = {
-            where: float(np.mean([r[mask_N].mean() for r in right])) if mask_N.any() else None
-            for where, mask_N in (("trained", trained_N), ("untrained", ~trained_N & (label_N >= 0)))
+        accuracy = dict.fromkeys(("trained", "untrained", "all")) | {
+            where: float(np.mean([r[mask_N].mean() for r in right])) for where, mask_N in masks.items() if mask_N.any()
         }
         rows.append({"ensemble": kind, "members": len(ensembles[0]), "of": len(ensembles), **accuracy})
     return rows

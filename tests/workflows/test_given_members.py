@@ -58,7 +58,8 @@ def test_members_of_a_run_score_as_they_did_and_train_nothing(
     capsys.readouterr()
     assert run(["compare", str(out), "--consensus", "--json"]) == 0
     [votes_of] = json.loads(capsys.readouterr().out)["consensus"]
-    assert all(row["trained"] is None and row["untrained"] is not None for row in votes_of["ensembles"])
+    # What members were trained on elsewhere is not known here.
+    assert all(row["trained"] is row["untrained"] is None and row["all"] > 0 for row in votes_of["ensembles"])
     assert run(["compare", str(out), "--fn", "entropy", "--cost"]) == 0
 
 
