@@ -39,9 +39,14 @@ def replace(path: Path, *, sync: bool = True, sync_name: bool = True) -> Iterato
             sync_path(path.parent)
     except BaseException as error:
         aside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a failed write does not say where
+        _name(error, aside, path)
         raise
+
+
+def _name(error: BaseException, aside: Path, path: Path) -> None:
+    """Has an error name what was to be written: a failed write does not say where, others say where it was begun."""
+    if isinstance(error, OSError) and (error.filename is None or str(error.filename) == str(aside)):
+        error.filename, error.filename2 = str(path), None
 
 
 def write_bytes(path: Path, data: bytes, *, sync: bool = True, sync_name: bool = True) -> None:
@@ -87,7 +92,11 @@ def building(out: Path) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out.parent)
     build = _aside(out)
-    build.mkdir()
+    try:
+        build.mkdir()
+    except OSError as error:
+        _name(error, build, out)
+        raise
     descriptor = os.open(build, os.O_RDONLY)
     try:
         _hold(descriptor)

@@ -184,8 +184,10 @@ def load_recipe(path: Path | None, settings: Sequence[str] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(tables)
     except ValidationError as error:
-        raise _readable(error, str(path or "--set")) from error
-    _check(recipe, str(path or "recipe"))
+        raise _readable(error, path, {setting.partition("=")[0].strip() for setting in settings}) from error
+    _check(
+        recipe, " and ".join([*([str(path)] if path else []), *(["the command line"] if settings else [])]) or "recipe"
+    )
     return recipe
 
 
@@ -211,10 +213,11 @@ def _set(tables: dict[str, Any], setting: str) -> None:
     tables.setdefault(section, {})[key] = value
 
 
-def _readable(error: ValidationError, where: str) -> RecipeError:
+def _readable(error: ValidationError, path: Path | None, given: set[str]) -> RecipeError:
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
     name = ".".join(place[:2])
+    where = "The command line" if path is None or name in given else str(path)
     if first["type"] == "extra_forbidden":
         return RecipeError(f"{where}: unknown key '{name}'.", hint=did_you_mean(place[-1], _known(place)))
     return RecipeError(f"{where}: {name} = {first['input']!r}: {first['msg']}.", hint="See recipes/default.toml.")

@@ -176,13 +176,13 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Say how alike runs, proxies, seeds or epochs rank a pool."""
-    from curate.workflows.compare import Request
+    from curate.workflows.compare import Request, keeps_seeds
     from curate.workflows.compare import compare as work
 
     if plot and plot.suffix not in (".svg", ".html"):
         raise UsageError(f"--plot {plot}: expected .svg or .html.")
     tops = tuple(top.split(","))
-    is_alone = consensus and len(runs) == 1 and target is None
+    is_alone = (consensus or cost) and len(runs) == 1 and target is None and not keeps_seeds(runs[0])
     result: dict[str, Any] = {} if is_alone else work(Request(runs, target, fn or (), tops, epochs=epochs))
     if consensus:
         from curate.workflows.consensus import consensus as count_votes

@@ -64,7 +64,8 @@ def pack(
     console.say(f"{result.unlabelled:,} without a label; files skipped: {skipped}.")
     if not result.is_new:
         console.note("The same shards were there already.")
-    console.note(f"Next: curate score {result.out} --proxy resnet18")
+    following = f"acquire {result.out} --fn entropy" if unlabelled else f"score {result.out} --proxy resnet18"
+    console.note(f"Next: curate {following}")
     return None
 
 

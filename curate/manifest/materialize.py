@@ -14,6 +14,7 @@ from pathlib import Path
 from curate import durable
 from curate.apart import most_processes
 from curate.errors import ManifestError, RunError, ShardError
+from curate.manifest.image_folder import CLASSES
 from curate.manifest.layout import NewShard, one_to_one, repacked
 from curate.manifest.lines import Line, check_files, manifest_digest, read_lines, read_root
 from curate.manifest.new_shards import Block, write_apart, write_here
@@ -188,5 +189,7 @@ def _write_side_files(out: Path, counts: Sequence[ShardCount], head: Head, *, sy
         "urls.txt": "".join(f"{count.name}\n" for count in counts),
         "README.md": hf_readme("kept", splits),
     }
+    if classes.kind == "id" and any(classes.names):
+        texts[CLASSES] = "".join(f"{name}\n" for name in classes.names)
     for name, text in texts.items():
         durable.write_bytes(out / name, text.encode("utf-8", "surrogateescape"), sync=sync)

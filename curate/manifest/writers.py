@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from curate.manifest.schema import Head
 from curate.manifest.serve import url_path
 from curate.manifest.sidecars import IndexEntry, ShardCount, dali_index, hf_readme, wids_index
 from curate.manifest.stream import INFO, info, split_of
+from curate.pool.scan import IMAGE_EXTENSIONS
 from curate.pool.tar import printable
 
 # What webdataset expands or cuts in a URL that is text: braces, `::`, and `#` or `?` of a path.
@@ -70,14 +72,17 @@ def timm(kept: Kept, build: Path, _out: Path) -> list[str]:
 
 def dali(kept: Kept, build: Path, out: Path) -> list[str]:
     _refuse_compressed(kept, "DALI")
+    found = set[str]()
     for line in kept.lines:
         source = kept.root / line.name
+        extents = kept_extents(line, source)
+        found.update(*(extent.extensions for extent in extents))
         samples = [
             [
                 IndexEntry(extension, header.data, header.size, header.name)
                 for header, extension in zip(extent.entries, extent.extensions, strict=True)
             ]
-            for extent in kept_extents(line, source)
+            for extent in extents
         ]
         link = build / line.name
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -86,8 +91,14 @@ def dali(kept: Kept, build: Path, out: Path) -> list[str]:
     return [
         f'paths = sorted(glob.glob("{out}/**/*.tar", recursive=True))',
         'index_paths = [path.removesuffix(".tar") + ".idx" for path in paths]',
-        'fn.readers.webdataset(paths=paths, index_paths=index_paths, ext=["jpg", "cls"])',
+        f"fn.readers.webdataset(paths=paths, index_paths=index_paths, ext={json.dumps(_outputs(found))})",
     ]
+
+
+def _outputs(extensions: Collection[str]) -> list[str]:
+    """Returns DALI's outputs: images are one, whatever their format; then each other extension."""
+    images = sorted(name for name in extensions if name.lower() in IMAGE_EXTENSIONS)
+    return [*([";".join(images)] if images else []), *sorted(set(extensions) - set(images))]
 
 
 def energon(kept: Kept, build: Path, out: Path) -> list[str]:

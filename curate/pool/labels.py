@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field as default
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from curate.errors import SampleError, UsageError, did_you_mean
 from curate.pool.tar import printable
@@ -96,7 +96,7 @@ def read_label_rows(path: Path) -> list[LabelRow]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
+            rows = csv.DictReader(file, delimiter=delimiter_of(file))
             columns = set(rows.fieldnames or ())
             if not {"key", "label"} <= columns:
                 raise UsageError(
@@ -106,6 +106,13 @@ def read_label_rows(path: Path) -> list[LabelRow]:
             return [_row(row, f"{path}, line {rows.line_num}") for row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read as CSV ({error}).", hint="Expected UTF-8 text.") from error
+
+
+def delimiter_of(file: TextIO) -> str:
+    """Returns what separates the columns of a CSV, by its first line: a comma, or what spreadsheets write elsewhere."""
+    first = file.readline()
+    file.seek(0)
+    return next((sign for sign in ",;\t" if sign in first), ",")
 
 
 def check_kind(kind: str) -> None:

@@ -20,6 +20,7 @@ from curate.proxy import convnets, fasttext, preact_resnet, vdcnn  # noqa: F401 
 from curate.proxy.sealed import load_sealed
 
 SMALL_PX = 64
+WIDE_CHANNELS = 16  # from here on torch's kernels are whole ones
 _DRAWING = Lock()  # the generator that networks draw from is the process's
 
 
@@ -84,6 +85,7 @@ def build_model(spec: ModelSpec, *, seed: int) -> nn.Module:
         model = _create(spec)
         if spec.stem == "small":
             adapt_stem(model)
+        _without_narrow_strides(model)
     if spec.pretrained:
         _load_pretrained(model, Path(spec.pretrained))
     return model.to(memory_format=torch.channels_last)
@@ -144,6 +146,33 @@ def _small_conv(conv: nn.Conv2d) -> nn.Conv2d:
     )
     nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
     return small
+
+
+class _EveryOther(nn.Conv2d):
+    """A strided 1x1 convolution as one without stride over the pixels that it looks at: the same sums."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        down, right = self.stride
+        return nn.functional.conv2d(x[:, :, ::down, ::right], self.weight, self.bias)
+
+
+def _without_narrow_strides(model: nn.Module) -> None:
+    """Replaces strided 1x1 convolutions of few channels, as narrowed networks have them.
+
+    In torch 2.15 on a CPU, in channels_last, with several threads and an odd batch, their gradient is
+    written beyond its memory: the process crashes, or goes on with other numbers.
+    """
+    for name, conv in list(model.named_modules()):
+        if isinstance(conv, nn.Conv2d) and _is_narrow_stride(conv):
+            stride = conv.stride[0], conv.stride[1]
+            same = _EveryOther(conv.in_channels, conv.out_channels, 1, stride=stride, bias=False)
+            same.weight, same.bias = conv.weight, conv.bias
+            _replace(model, name, same)
+
+
+def _is_narrow_stride(conv: nn.Conv2d) -> bool:
+    is_pointwise = conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+    return is_pointwise and max(conv.stride) > 1 and conv.in_channels < WIDE_CHANNELS
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from curate import durable
 from curate.acquisition import ACQUISITIONS, acquisition
 from curate.errors import RunError, UsageError
+from curate.manifest.lines import read_lines
 from curate.manifest.schema import load_head
 from curate.pool.index import Pool, build_index
 from curate.pool.labels import LabelSource, read_label_table
@@ -238,7 +239,8 @@ def _score(work: Acquisition, number: int) -> None:
     request, this = work.request, work.round(number)
     if this.is_scored(with_test=bool(request.test)):
         return
-    work.progress.note(f"Round {number}: members are trained on {this.keep} of {work.pool.total:,} samples.")
+    kept = sum(line.kept for line in read_lines(this.manifest))
+    work.progress.note(f"Round {number}: members are trained on {kept:,} of {work.pool.total:,} samples.")
     run = RunRequest(
         request.shards, this.scores, request.recipe, request.labels, val=request.val, test=request.test,
         device=request.device, skip_faults=request.skip_faults, max_bad=request.max_bad,

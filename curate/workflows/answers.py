@@ -211,7 +211,8 @@ def check_all_answered(number: int, asked: Asked, answers: Answers, files: Seque
     raise RunError(
         f"Round {number}: {len(left):,} of {len(asked.questions):,} samples are left to label, {gone:,} of them "
         f"are in no file: {first}{', …' if len(left) > SHOWN else ''}.",
-        hint=f"Fill in the others in {files[0]}, or name more files with --answers. What is filled in stays there.",
+        hint=f"Fill in the others in {files[0]}, or name files with --answers, those of before too: labels are taken "
+        "over when a round is whole.",
     )
 
 

@@ -24,6 +24,7 @@ from curate.scores import INDEX, SUMMARY, BadSample, read_record
 from curate.selection.budget import divide, parse_keep, parse_outliers
 from curate.selection.quotas import ClassRule
 from curate.workflows import prune as pruning
+from curate.workflows.held_out import check_others
 from curate.workflows.run import Request as RunRequest
 from curate.workflows.run import open_run
 from curate.workflows.score import score
@@ -78,6 +79,7 @@ def build_up(request: Request, progress: Progress | None = None) -> list[dict[st
     with durable.lock(request.out):
         run = open_run(_run_request(request, request.out), progress)
         check_fits(run.plan.spec)
+        check_others(run)
         _check_record(request)
         # Decoded once, for all iterations; who cannot be decoded is never drawn.
         folder = request.out / "pixels"

@@ -115,13 +115,19 @@ def correlations(
     }  # fmt: skip
 
 
+def keeps_seeds(folder: Path) -> bool:
+    """Says whether a run keeps the scores of several seeds, which can be compared among themselves."""
+    seeds = {member["seed"] for member in read_record(folder / SUMMARY)["members"]}
+    return len(seeds) > 1 and bool(read_record(folder / RUN)["recipe"]["score"]["per_seed"])
+
+
 def _of_seeds(origin: Origin, fn: str) -> tuple[dict[str, FloatArray], NDArray[np.uint64]]:
-    seeds = sorted({member["seed"] for member in read_record(origin.scores / SUMMARY)["members"]})
-    if len(seeds) < 2 or not read_record(origin.scores / RUN)["recipe"]["score"]["per_seed"]:
+    if not keeps_seeds(origin.scores):
         raise UsageError(
             f"{origin.scores} does not keep the scores of several seeds.",
             hint="Name two runs, or score with --seeds 2 --per-seed.",
         )
+    seeds = sorted({member["seed"] for member in read_record(origin.scores / SUMMARY)["members"]})
     columns = origin.columns([f"{fn}@{seed}" for seed in seeds], null_is_nan=True)
     values = {f"seed {seed}": columns.values[f"{fn}@{seed}"].astype(np.float64) for seed in seeds}
     return values, columns.values["identity"]

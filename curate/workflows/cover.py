@@ -64,6 +64,10 @@ class CoverRequest:
             )
         if self.device not in ("cpu", "cuda") or (self.device != "cpu" and (per_class or self.partitions > 1)):
             raise UsageError(f"--device {self.device}: expected cpu; or cuda, without --per-class and --partitions.")
+        if self.device == "cuda":
+            from curate.workflows.setting import check_device  # torch, which prune needs for this alone
+
+            check_device(self.device)
         if _kind(self.start) != "random" and self.start_size is not None:
             raise UsageError(f"--start-size is of --start random, not of '{self.start}'.")
 

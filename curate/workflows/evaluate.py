@@ -17,6 +17,7 @@ import torch
 from curate import durable
 from curate.errors import RunError, UsageError
 from curate.manifest.lines import read_lines, read_root
+from curate.manifest.schema import load_head
 from curate.pool.labels import LabelSource
 from curate.progress import Progress, Silent
 from curate.proxy import reads_of
@@ -29,7 +30,7 @@ from curate.recipe import Recipe, Train
 from curate.workflows.anew import Anew, arms_anew, scores_of
 from curate.workflows.arms import ALL, Arm, arms_of
 from curate.workflows.cost import TRAIN_PASSES, cost_of
-from curate.workflows.held_out import HeldOut, RowArray, Validate, other_shards, split, validation
+from curate.workflows.held_out import HeldOut, RowArray, Validate, check_others, other_shards, split, validation
 from curate.workflows.results import summarise, write_tables
 from curate.workflows.run import Request as RunRequest
 from curate.workflows.run import Run, open_run
@@ -119,6 +120,7 @@ def evaluate(request: Request, progress: Progress | None = None) -> dict[str, An
         plans = {name: _plan(run, recipe, name) for name in targets}
         for plan in plans.values():
             check_fits(plan.spec)
+        check_others(run)
         pixels = open_pixels(run.pool, run.setting, recipe, request.out / "pixels", progress, is_checked=True)
         labelled_K, val = split(run, pixels)
         test = other_shards(run, "test")
@@ -178,7 +180,11 @@ def _run_request(request: Request, recipe: Recipe) -> RunRequest:
 
 def _shards_of(request: Request) -> tuple[list[str], Path]:
     """Returns the manifests' shards, and their common folder: that of those alone that are there may be another."""
-    folder = request.manifests[0]
+    folder, *others = request.manifests
+    fingerprint = load_head(folder).pool.fingerprint
+    for other in others:
+        if load_head(other).pool.fingerprint != fingerprint:
+            raise UsageError(f"{folder} and {other} are of different pools.", hint="Evaluate each in its own --out.")
     root = request.root or read_root(folder)
     return [str(root / line.name) for line in read_lines(folder)], root
 

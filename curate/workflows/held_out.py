@@ -16,7 +16,7 @@ from curate.manifest.lines import read_lines
 from curate.manifest.origin import check_pool
 from curate.manifest.verify import load_whole
 from curate.pool.classes import Classes
-from curate.pool.index import build_index
+from curate.pool.index import Pool, build_index
 from curate.pool.shards import find_shards
 from curate.pool.tar import printable
 from curate.proxy.pixels import Pixels, Rows
@@ -97,9 +97,13 @@ def _within(run: Run, rows: Rows) -> RowArray:
     inside_K = np.intersect1d(labelled_K, kept_rows(folder, rows), assume_unique=True)
     lost = np.setdiff1d(rows.label_N[labelled_K], rows.label_N[inside_K])
     if len(lost):
+        names = dict(enumerate(run.pool.classes.names))
+        shown = [f"'{printable(names[one])}'" if names.get(one) else str(one) for one in lost[:5].tolist()]
+        more = ", …" if len(lost) > len(shown) else ""
         raise UsageError(
-            f"{folder} keeps no labelled sample of class {', '.join(map(str, lost[:5]))}: it would not be learned.",
-            hint="Keep more, or choose by class: --per-class or --min-per-class; --first-per-class of build-up.",
+            f"{folder} keeps no labelled sample of class {', '.join(shown)}{more}: it would not be learned.",
+            hint="Keep more: a larger --keep, --initial or first of --schedule, in another --out. Or choose by class, "
+            "with --per-class or --min-per-class of prune, --first-per-class of build-up.",
         )
     return inside_K
 
@@ -146,12 +150,27 @@ def _places(run: Run, sources: Sequence[str]) -> list[int]:
     return places
 
 
+def check_others(run: Run) -> None:
+    """Refuses what `--val` and `--test` cannot be, before anything is decoded or trained. Raises as `other_shards`."""
+    request = run.request
+    if request.val and _fraction(request.val) is None and not _places(run, request.val):
+        _other_pool(run, "val")
+    if request.test:
+        _other_pool(run, "test")
+
+
 def other_shards(run: Run, name: str) -> HeldOut:
     """Returns the labelled samples of the shards that `--val` or `--test` names, beside the pool.
 
     Raises:
         UsageError: they have classes that the pool has not, or hold shards of the pool.
     """
+    pool = _other_pool(run, name)
+    pixels = open_pixels(pool, run.setting, run.request.recipe, run.request.out / name / "pixels", run.progress)
+    return HeldOut(pixels, labelled(pixels.rows), pool.fingerprint)
+
+
+def _other_pool(run: Run, name: str) -> Pool:
     request = run.request
     sources = request.val if name == "val" else request.test
     if _places(run, sources):
@@ -159,12 +178,10 @@ def other_shards(run: Run, name: str) -> HeldOut:
             f"--{name} names shards of the pool: what was trained on says nothing about what was learned.",
             hint="Name other shards.",
         )
-    folder = request.out / name
-    pool = build_index(sources, folder / INDEX, request.labels, skip_faults=request.skip_faults, copied=request.copied)
+    index = request.out / name / INDEX
+    pool = build_index(sources, index, request.labels, skip_faults=request.skip_faults, copied=request.copied)
     _check_classes(pool.classes, run.pool.classes, name)
-    pool = replace(pool, classes=run.pool.classes)  # a name means the same class on both sides
-    pixels = open_pixels(pool, run.setting, request.recipe, folder / "pixels", run.progress)
-    return HeldOut(pixels, labelled(pixels.rows), pool.fingerprint)
+    return replace(pool, classes=run.pool.classes)  # a name means the same class on both sides
 
 
 def _check_classes(found: Classes, known: Classes, name: str) -> None:

@@ -19,6 +19,7 @@ from curate.manifest.origin import made_from
 from curate.manifest.schema import ClassTable, Curve, Scored, Selection
 from curate.manifest.write import Choice, write_manifest
 from curate.pool.index import Pool
+from curate.pool.tar import printable
 from curate.scores import BadSample, Columns
 from curate.selection.budget import Keep, Outliers, divide, parse_keep, parse_outliers
 from curate.selection.combine import Combine
@@ -232,6 +233,9 @@ def _choose(request: Request, scores: Scores, lists: Sequence[Keys], keep: Keep,
     always_N, never_N = (
         on_list(keys, columns, pool, path) for keys, path in zip(lists, (request.always, request.never), strict=True)
     )
+    if always_N is not None and never_N is not None and (always_N & never_N).any():
+        key = columns.values["key"][int(np.argmax(always_N & never_N))]
+        raise UsageError(f"{request.always} and {request.never} both list '{printable(str(key))}'.")
     if request.labelled:
         always_N = columns.values["label"] >= 0
         budget = max(budget, int(always_N.sum()))

@@ -26,7 +26,7 @@ from curate.recipe import Recipe
 from curate.scores import INDEX, RUN, read_record, write_record
 from curate.workflows.base_run import open_base_run
 from curate.workflows.given import Given, check_given, open_given
-from curate.workflows.setting import Setting, plan_for, settle
+from curate.workflows.setting import Setting, check_device, plan_for, settle
 
 LOG, DIVERGED = "log.jsonl", "diverged.json"
 
@@ -135,6 +135,7 @@ def open_run(request: Request, progress: Progress) -> Run:
         UsageError: the pool cannot be trained on, nothing is held out where that steers training, or the
             members that are given are of another network or of other classes.
     """
+    check_device(request.device)
     given = given_members(request)
     if request.base:
         open_base_run(request.base).check_members(given.digest if given else "")
@@ -161,6 +162,7 @@ def open_run(request: Request, progress: Progress) -> Run:
         open_base_run(request.base).check(pool)
     record = _settled(request, pool, given)
     setting = Setting(**record["setting"])
+    check_device(setting.device)
     torch.set_num_threads(setting.threads)
     plan = plan_for(request.recipe, setting, num_classes)
     if given:
@@ -207,6 +209,11 @@ def _settled(request: Request, pool: Pool, given: Given | None) -> dict[str, Any
         return {**fresh, "setting": setting.record()}
     known = read_record(path)
     known["recipe"] = _completed(known["recipe"])
+    if request.device not in ("auto", known["setting"]["device"]):
+        raise RunError(
+            f"{request.out} holds a run on {known['setting']['device']}, not on {request.device}.",
+            hint="Go on without --device, or choose another --out.",
+        )
     for name, what in (
         ("pool", "pool"),
         ("recipe", "recipe"),
@@ -272,5 +279,6 @@ def _check_classes(pool: Pool) -> None:
         what = "no labels" if present == 0 else "labels of one class only"
         raise UsageError(
             f"The pool has {what}: a proxy cannot be trained on it.",
-            hint="Labels come from .cls entries; else use --label-field, --labels or --label-from folder.",
+            hint="Labels come from .cls entries; else use --label-field, --labels or --label-from folder. "
+            "Without any, `curate acquire` says what to label first.",
         )

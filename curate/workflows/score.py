@@ -39,7 +39,7 @@ from curate.scores import (
 from curate.tables import damaged
 from curate.workflows.consensus import vote_column
 from curate.workflows.embed import embed
-from curate.workflows.held_out import HeldOut, other_shards
+from curate.workflows.held_out import HeldOut, check_others, other_shards
 from curate.workflows.run import Request, Run, described, open_run
 from curate.workflows.setting import open_pixels
 from curate.workflows.train import train_seeds
@@ -65,6 +65,7 @@ def score(request: Request, progress: Progress | None = None, *, pixels: Pixels 
         run = open_run(request, progress)
         run.log(event="start", setting=run.setting.record())
         progress.note(described(run))
+        check_others(run)
         started = time.monotonic()
         check_fits(run.plan.spec)
         pixels = pixels or open_pixels(run.pool, run.setting, run.request.recipe, request.out / "pixels", progress)

@@ -82,6 +82,7 @@ def settle(recipe: Recipe, pool: Pool, out: Path, device: str) -> Setting:
     """
     check_name(recipe.proxy.name)
     check_kind(recipe, pool)
+    check_device(device)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     reads = reads_of(recipe.proxy.name)
     size_px, channels = _shape(recipe, pool) if reads == "images" else (0, 0)
@@ -100,6 +101,14 @@ def settle(recipe: Recipe, pool: Pool, out: Path, device: str) -> Setting:
         reads=reads,
         length=length,
     )
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that does not exist, or is not here."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device {device}: expected auto, cpu or cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("torch finds no GPU here, and the device is cuda.", hint="Use --device cpu in another --out.")
 
 
 FOR_IMAGES = {"pixels": ("size_px", "channels", "mean", "std"), "augment": (), "proxy": ("stem", "width")}
