@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from curate import __version__
-from curate.errors import ManifestError
+from curate.errors import ManifestError, RunError
 from curate.foreign import read_foreign
-from curate.manifest.lines import read_source
+from curate.manifest.lines import HEAD, read_source
 from curate.manifest.schema import Head
 from curate.pool.index import Pool, load_pool
 from curate.scores import BAD, INDEX, SUMMARY, BadSample, Columns, read_bad, read_columns
@@ -62,6 +62,8 @@ def open_origin(scores: Path, index: Path | None = None) -> Origin:
         RunError: no finished scores are there.
         ScoreError: scores from elsewhere do not fit the index.
     """
+    if (scores / HEAD).exists():
+        raise RunError(f"{scores} is a manifest, not scores.", hint="Name the folder of a run of `curate score`.")
     if index is None:
         return Origin(scores, None, load_pool(scores / INDEX), read_bad(scores / BAD))
     pool = load_pool(index)

@@ -8,6 +8,7 @@ what is to be labelled.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,7 @@ from curate.manifest.lines import read_lines
 from curate.manifest.schema import load_head
 from curate.pool.index import Pool, build_index
 from curate.pool.labels import LabelSource, read_label_table
+from curate.pool.tar import printable
 from curate.progress import Progress, Silent, as_stage
 from curate.proxy.pixels import Pixels
 from curate.recipe import Recipe
@@ -38,6 +40,7 @@ from curate.workflows.score import score
 from curate.workflows.setting import Setting, open_pixels, settle
 
 RECORD = "acquire.json"
+CLASSES_SHOWN = 30
 RANDOM = "random"
 # What a sample without a label can be asked.
 FUNCTIONS = (*(name for name, row in ACQUISITIONS.items() if row.needs <= {"identity", "ensemble"}), K_CENTERS)
@@ -268,8 +271,22 @@ def _ask(work: Acquisition, number: int) -> Waiting | None:
         waiting = asked_and_answered(work.pool, this, _answers(work, number), request.classes, request.answers)
         if waiting:
             return waiting
+        if number == 0:
+            _note_classes(work)
     write_answers(request.out / ANSWERS, _answers(work, len(request.keeps)))
     return None
+
+
+def _note_classes(work: Acquisition) -> None:
+    """Says which classes people have made, where nothing says what there may be: a slip makes one."""
+    counts = Counter(_answers(work, 1).values())
+    if counts and not work.request.classes:
+        shown = ", ".join(f"'{printable(label)}' {count:,}" for label, count in sorted(counts.items())[:CLASSES_SHOWN])
+        more = ", …" if len(counts) > CLASSES_SHOWN else ""
+        work.progress.note(
+            f"{len(counts):,} classes were answered: {shown}{more}. Later rounds take these alone. Is one a slip? "
+            "Stop, delete labels.csv and scores in round-0, mend the answers, run this again. --classes FILE refuses slips."
+        )
 
 
 def _answers(work: Acquisition, rounds: int) -> dict[tuple[str, str], str]:

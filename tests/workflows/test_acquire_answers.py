@@ -176,6 +176,28 @@ def test_answers_may_come_in_several_files_with_what_else_an_export_holds(waitin
     assert [row["label"] for row in rows_of(out / "round-0" / "to_label.csv")] == [""] * 12
 
 
+def test_a_slip_is_shown_and_can_be_mended(
+    waiting: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    round_0 = tmp_path / "a" / "round-0"
+    rows = answered(tmp_path / "a", 0)
+    write_rows(round_0 / "to_label.csv", [{**rows[0], "label": rows[0]["label"] + "d"}, *rows[1:]])
+    entropy = ["entropy" if word == "random" else word for word in waiting]
+    shutil.rmtree(tmp_path / "a" / "index")
+    (tmp_path / "a" / "acquire.json").unlink()
+    capsys.readouterr()
+    assert run(entropy) == 0
+    said = capsys.readouterr().err
+    assert "4 classes were answered: " in said
+    assert f"'{rows[0]['label']}d' 1" in said
+    (round_0 / "labels.csv").unlink()
+    for folder in (round_0 / "scores", tmp_path / "a" / "round-1"):
+        shutil.rmtree(folder)
+    write_rows(round_0 / "to_label.csv", rows)
+    assert run(entropy) == 0
+    assert json.loads((round_0 / "scores" / "summary.json").read_bytes())["classes"] == 3
+
+
 def test_a_round_answered_in_part_says_how_many_are_left_and_loses_nothing(
     waiting: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
