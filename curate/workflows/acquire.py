@@ -285,7 +285,8 @@ def _note_classes(work: Acquisition) -> None:
         more = ", …" if len(counts) > CLASSES_SHOWN else ""
         work.progress.note(
             f"{len(counts):,} classes were answered: {shown}{more}. Later rounds take these alone. Is one a slip? "
-            "Stop, delete labels.csv and scores in round-0, mend the answers, run this again. --classes FILE refuses slips."
+            "Stop, delete labels.csv and scores in round-0, mend the answers and run this again. --classes FILE "
+            "refuses slips."
         )
 
 
