@@ -65,9 +65,8 @@ def test_the_table_holds_kept_random_and_all(
     assert "| random | 24 | 2 |" in text
 
 
-@pytest.mark.parametrize("store", ["memory", "stream"])
 def test_of_a_folder_in_the_pool_and_undecodable_samples(
-    pool_folder: Path, test_folder: Path, tmp_path: Path, store: str, capsys: pytest.CaptureFixture[str]
+    pool_folder: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The pool's folder is the manifest's, whichever shards it has; the one kept sample that has no pixels is not counted."""
     shutil.copytree(pool_folder, tmp_path / "pool" / "train")
@@ -75,7 +74,7 @@ def test_of_a_folder_in_the_pool_and_undecodable_samples(
     words = ["--index", str(tmp_path / "index"), "--fn", "random", "--keep", "20"]
     assert run(["prune", *words, "--out", str(tmp_path / "manifest")]) == 0
     capsys.readouterr()
-    words = ["--seeds", "1", "--json", "--set", f"pixels.store={store}"]
+    words = ["--seeds", "1", "--json", "--set", "pixels.store=stream"]
     assert evaluate(tmp_path / "manifest", test_folder, tmp_path / "evaluation", *words) == 0
     rows = shown(capsys)["rows"]
     assert {row["kind"]: row["samples"] for row in rows} == {"manifest": 19, "random": 19, "all": 47}
