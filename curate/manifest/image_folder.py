@@ -15,10 +15,11 @@ from curate.errors import ManifestError, UsageError
 from curate.manifest.extents import kept_extents
 from curate.manifest.lines import Line
 from curate.manifest.schema import ClassTable
+from curate.pool.labels import CLASSES
 from curate.pool.packed import PackedFile, read_files, read_source
 from curate.pool.tar import printable, split_key
 
-TABLE, TREE, CLASSES = "files.csv", "images", "classes.txt"
+TABLE, TREE = "files.csv", "images"
 # torchvision 0.29 `IMG_EXTENSIONS` and timm 1.0 `IMG_EXTENSIONS`; a file with another one is left out in silence.
 TORCHVISION = {"jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp"}
 TIMM = {"png", "jpg", "jpeg"}

@@ -74,8 +74,7 @@ class KeptReader:
         Raises:
             ManifestError, ShardError: the source is missing, or not what was pruned.
         """
-        shard = self.shard_of(number)
-        start, end = self.ranges(shard)[number - self.first(shard)].tolist()
+        shard, start, end = self._place(number)
         try:
             data = self._open(shard).read_at(end - start, start)
         except OSError as error:
@@ -100,8 +99,7 @@ class KeptReader:
         Raises:
             ManifestError, ShardError: the source is missing, or not what was pruned.
         """
-        shard = self.shard_of(number)
-        start, end = self.ranges(shard)[number - self.first(shard)].tolist()
+        shard, start, end = self._place(number)
         ReadAhead(self._open(shard), [(start, end)]).reached(start)
 
     def stream(self, shard: int, first: int, end: int) -> Iterator[Sample]:
@@ -140,6 +138,12 @@ class KeptReader:
                 [(one.start, last.data + last.padded) for one, last in edges], dtype=np.int64
             )
         return self._ranges[shard]
+
+    def _place(self, number: int) -> tuple[int, int, int]:
+        """Returns the shard of a sample, and the bytes that it fills there."""
+        shard = self.shard_of(number)
+        start, end = self.ranges(shard)[number - self.first(shard)].tolist()
+        return shard, start, end
 
     def _line(self, shard: int) -> Line:
         if manifest_digest(self._folder) != self.digest:

@@ -14,7 +14,6 @@ from pathlib import Path
 from curate import durable
 from curate.apart import most_processes
 from curate.errors import ManifestError, RunError, ShardError
-from curate.manifest.image_folder import CLASSES
 from curate.manifest.layout import NewShard, one_to_one, repacked
 from curate.manifest.lines import Line, check_files, manifest_digest, read_lines, read_root
 from curate.manifest.new_shards import Block, write_apart, write_here
@@ -28,6 +27,7 @@ from curate.manifest.sidecars import (
     wids_index,
 )
 from curate.manifest.stream import END, INFO, split_of
+from curate.pool.labels import CLASSES
 from curate.pool.sources import open_source
 from curate.pool.tar import Tally, entries, split_key
 

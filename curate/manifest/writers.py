@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from curate.errors import UsageError
 from curate.manifest.energon import BLEND, write_view
 from curate.manifest.extents import kept_extents
-from curate.manifest.image_folder import CLASSES, TABLE, TIMM, TREE, write_image_folder
+from curate.manifest.image_folder import TABLE, TIMM, TREE, write_image_folder
 from curate.manifest.layout import plain_names
 from curate.manifest.lines import Line, manifest_digest, read_lines
 from curate.manifest.schema import Head
 from curate.manifest.serve import url_path
 from curate.manifest.sidecars import IndexEntry, ShardCount, dali_index, hf_readme, wids_index
 from curate.manifest.stream import INFO, info, split_of
+from curate.pool.labels import CLASSES
 from curate.pool.scan import IMAGE_EXTENSIONS
 from curate.pool.tar import printable
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curate.errors import UsageError
-from curate.pool.labels import is_class_id
+from curate.pool.labels import CLASSES, is_class_id
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def join_classes(counts: Mapping[str, int], names: tuple[str, ...]) -> Classes:
 
 def class_names(root: Path) -> tuple[str, ...]:
     """Returns the names in `classes.txt` beside the shards, one a line, by class id; empty without that file."""
-    path = root / "classes.txt"
+    path = root / CLASSES
     return read_class_names(path) if path.is_file() else ()
 
 

@@ -19,6 +19,7 @@ from curate.pool.tar import printable
 
 KINDS = ("cls", "json", "csv", "folder", "none")
 MAX_LABEL_BYTES = 1 << 20  # a label entry that is larger is no label
+CLASSES = "classes.txt"  # beside shards whose labels are ids: the names, one a line
 MAX_CLASSES = 1 << 20
 
 

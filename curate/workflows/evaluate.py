@@ -179,7 +179,7 @@ def _run_request(request: Request, recipe: Recipe) -> RunRequest:
 
 
 def _shards_of(request: Request) -> tuple[list[str], Path]:
-    """Returns the manifests' shards, and their common folder: that of those alone that are there may be another."""
+    """Returns the shards of the manifests' pool, and the folder that their names are relative to."""
     folder, *others = request.manifests
     fingerprint = load_head(folder).pool.fingerprint
     for other in others:

@@ -12,6 +12,7 @@ import numpy as np
 
 from curate import durable
 from curate.errors import RunError, UsageError, did_you_mean
+from curate.pool.labels import CLASSES
 from curate.pool.packed import SOURCE, PackedFile, write_files
 from curate.pool.readers import Listing, list_folder, list_table, read_classes
 from curate.pool.sources import codec_of
@@ -19,8 +20,6 @@ from curate.pool.tar import printable
 from curate.pool.writer import Sample, edges, write_shards
 from curate.progress import Progress
 from curate.samples import identities, shuffled
-
-CLASSES = "classes.txt"
 
 
 @dataclass(frozen=True)
