@@ -28,7 +28,7 @@ from benchmarks.suite import Benchmark, Setting, case_of, machine
 MODULES = {
     "scan": "scan", "pixels": "pixels", "epoch": "training", "members": "scoring", "select": "select",
     "k_centers": "k_centers", "materialize": "materialize", "reading": "reading", "whole": "whole", "growth": "growth",
-    "text": "text",
+    "text": "text", "gpu": "gpu",
 }  # fmt: skip
 NAMES = tuple(MODULES)
 

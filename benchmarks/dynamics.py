@@ -26,7 +26,8 @@ from benchmarks.training import plan_of
 from curate.acquisition.dynamics import BYTES_A_ROW, Dynamics
 from curate.proxy.models import build_model
 from curate.proxy.pixels import Pixels
-from curate.proxy.training import Plan, train_member
+from curate.proxy.plan import Plan
+from curate.proxy.training import train_member
 from curate.proxy.watch import Watch
 
 WARM_UP, REPEATS = 3, 50
@@ -50,12 +51,13 @@ def parts_of(plan: Plan, rows: int) -> dict[str, float]:
     size, classes = plan.train.batch_size, plan.spec.num_classes
     logits_BC, label_B = torch.randn(size, classes), torch.randint(0, classes, (size,))
     places = np.array_split(np.random.default_rng(0).permutation(rows), max(1, rows // size))
-    batch = _timed(lambda: watch.add(places[0][:size], logits_BC, label_B))
+    batch = _timed(lambda: watch.add(places[0][:size], watch.look(logits_BC, label_B)))
     watch.finish()
     dynamics, ends = Dynamics(rows), list[float]()
     for _ in range(3):
         for rows_B in places:
-            watch.add(rows_B, torch.randn(len(rows_B), classes), torch.randint(0, classes, (len(rows_B),)))
+            logits_BC, label_B = torch.randn(len(rows_B), classes), torch.randint(0, classes, (len(rows_B),))
+            watch.add(rows_B, watch.look(logits_BC, label_B))
         started = time.perf_counter()
         dynamics.add_epoch(*watch.finish())
         save({name: torch.from_numpy(array) for name, array in dynamics.state().items()})

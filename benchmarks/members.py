@@ -27,7 +27,8 @@ from curate.pool.index import Pool
 from curate.progress import Silent
 from curate.proxy.members import Member, Members
 from curate.proxy.models import build_model
-from curate.proxy.training import member_path, normalised, save_member
+from curate.proxy.plan import normalised
+from curate.proxy.training import member_path, save_member
 from curate.recipe import Recipe, Train
 from curate.workflows.run import Request, Run
 from curate.workflows.setting import Setting

@@ -28,7 +28,8 @@ from curate.progress import Silent
 from curate.proxy.members import Member, Members
 from curate.proxy.models import build_model
 from curate.proxy.pixels import StoredPixels
-from curate.proxy.training import Plan, autocast, member_path, normalised, save_member
+from curate.proxy.plan import Plan, autocast, normalised
+from curate.proxy.training import member_path, save_member
 from curate.recipe import Recipe
 from curate.workflows.run import Request, Run
 from curate.workflows.score import score_columns

@@ -33,8 +33,9 @@ from curate.pool.writer import write_shards
 from curate.progress import Silent
 from curate.proxy.models import ModelSpec, TextSpec, build_model
 from curate.proxy.pixels import StoredPixels, read_images
+from curate.proxy.plan import Plan
 from curate.proxy.tokens import Tokens
-from curate.proxy.training import Plan, build_optimizer, train_member
+from curate.proxy.training import build_optimizer, train_member
 from curate.recipe import Augment, Recipe
 from curate.workflows.run import Request, open_run
 from curate.workflows.setting import open_pixels
@@ -74,7 +75,7 @@ def train_dense(store: StoredPixels, rows: int) -> None:
     for rows_B, words_BL in store.epoch(np.arange(rows), batch_size=plan().train.batch_size, seed=[0]):
         label_B = torch.from_numpy(store.rows.label_N[rows_B]).long()
         optimizer.zero_grad()
-        functional.cross_entropy(model(torch.from_numpy(words_BL)), label_B).backward()  # type: ignore[no-untyped-call]
+        functional.cross_entropy(model(words_BL), label_B).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 
@@ -85,7 +86,7 @@ def sparse_steps(store: StoredPixels, rows: int) -> Callable[[], None]:
     table: torch.nn.EmbeddingBag = model.embedding  # type: ignore[assignment]
     ready = []
     for rows_B, words_BL in store.epoch(np.arange(rows), batch_size=plan().train.batch_size, seed=[0]):
-        bags = [np.concatenate([row[row > 0]] * 2)[:-1] % table.num_embeddings for row in words_BL]
+        bags = [np.concatenate([row[row > 0]] * 2)[:-1] % table.num_embeddings for row in words_BL.numpy()]
         starts_B = torch.from_numpy(np.cumsum([0, *map(len, bags[:-1])]))
         label_B = torch.from_numpy(store.rows.label_N[rows_B]).long()
         ready.append((torch.from_numpy(np.concatenate(bags)).long(), starts_B, label_B))
@@ -122,7 +123,7 @@ def measured(arm: str, shards: Sequence[str], folder: Path) -> float:
 
 def words_in(store: StoredPixels) -> int:
     """Returns how many words training reads in an epoch."""
-    return int((store.take(np.arange(len(store.rows))) > 0).sum())
+    return int((store.take(np.arange(len(store.rows))).numpy() > 0).sum())
 
 
 def seeds_trained(shards: Sequence[str], folder: Path, threads: int) -> float:

@@ -39,8 +39,8 @@ from benchmarks.arms import Arm, module, report, timed
 from benchmarks.pools import write_pool
 from benchmarks.suite import OURS, Benchmark, Case, Setting, Target, compared
 from curate.pool.writer import write_shards
+from curate.proxy.device import has_fast_bf16
 from curate.proxy.models import ModelSpec, build_model, stem_for
-from curate.proxy.training import has_fast_bf16
 
 PROXY, BATCH, RATE, KEEP = "preact_resnet20", 128, 0.1, 0.8
 TARGET, TARGET_EPOCHS = "convnet3", 6  # as in recipes/svp-cifar10-cpu.toml

@@ -166,18 +166,18 @@ def _hold(descriptor: int) -> None:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds a folder for this process, and clears it of what dead ones left half-written.
 
     The system lets go of it however the process ends.
 
     Raises:
-        RunError: another process holds it.
+        RunError: another process holds it, and this one does not `wait`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             owner = file.read().strip() or "unknown"
@@ -189,3 +189,16 @@ def lock(folder: Path) -> Iterator[None]:
         file.flush()
         remove_leftovers(folder, below=True)
         yield
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[bool]:
+    """Yields whether a piece of work, named by a file, is this process's for now; it waits for nobody."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_free = True
+        except BlockingIOError:
+            is_free = False
+        yield is_free

@@ -59,4 +59,11 @@ def test_the_suite_runs(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    assert all(any(OURS in case["measured"] for case in found["cases"]) for found in results["benchmarks"].values())
+    found = {name: benchmark for name, benchmark in results["benchmarks"].items() if name != "gpu" or is_gpu_here()}
+    assert all(any(OURS in case["measured"] for case in benchmark["cases"]) for benchmark in found.values())
+
+
+def is_gpu_here() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

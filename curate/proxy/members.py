@@ -12,7 +12,7 @@ from torch import nn
 
 from curate.errors import RunError, UsageError
 from curate.proxy.models import build_model, read_weights
-from curate.proxy.training import Plan
+from curate.proxy.plan import Plan
 
 
 @dataclass(frozen=True)

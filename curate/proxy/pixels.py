@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from curate import durable
 from curate.errors import SampleError, ShardError
@@ -29,12 +31,13 @@ from curate.pool.shards import Shard
 from curate.pool.sources import open_source
 from curate.pool.texts import MAX_TEXT_BYTES
 from curate.proxy.decoding import CHUNK_IMAGES, decode_images
+from curate.proxy.device import on_device
 from curate.scores import BadSample
 
 Item = TypeVar("Item")
 Pixel = NDArray[Any]  # uint8 pixels of images; tokens of texts
-Batch = tuple[NDArray[np.int64], Pixel]  # rows (B,) and pixels (B, H, W, C), or tokens (B, L)
-READ_AHEAD_BYTES = 1 << 26
+Batch = tuple[NDArray[np.int64], Tensor]  # rows (B,) and pixels (B, H, W, C), or tokens (B, L)
+RESIDENT_SHARE = 0.5  # of a GPU's free memory that pixels may take
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class Shape:
 
 
 class Pixels(Protocol):
-    """Rows of uint8 pixels, in training's order or in the pool's."""
+    """Rows of uint8 pixels, in training's order or in the pool's, on the device or on their way to it."""
 
     rows: Rows
     shape: Form
@@ -201,10 +204,13 @@ class StoredPixels:
     """Rows decoded once, kept in memory or in one flat file.
 
     On disk, rows are read by position and not through a mapping: mapped pages count as the process's
-    memory, and with random access the whole file would.
+    memory, and with random access the whole file would. What is kept in memory moves to the GPU where one is
+    used and has the room, so that no batch has to.
     """
 
-    def __init__(self, pool: Pool, shape: Form, *, folder: Path | None, threads: int) -> None:
+    def __init__(
+        self, pool: Pool, shape: Form, *, folder: Path | None, threads: int, device: torch.device | str = "cpu"
+    ) -> None:
         self.rows = rows_of(pool)
         self.shape = shape
         self.bad: list[BadSample] = []
@@ -212,6 +218,8 @@ class StoredPixels:
         self._folder = folder
         self._threads = threads
         self._array: Pixel | None = None if folder else np.empty((len(self.rows), *shape.of_row), shape.dtype)
+        self._device = torch.device(device)
+        self._resident: Tensor | None = None
         self._file = -1
 
     def build(self, progress: Callable[[int, str], None]) -> None:
@@ -234,7 +242,14 @@ class StoredPixels:
             for sample in bad:
                 self.rows.is_bad_N[self.rows.offset_S[index] + sample.ordinal] = True
             self.bad += bad
+        if self._array is not None and self._fits(self._array):
+            self._resident, self._array = torch.from_numpy(self._array).to(self._device), None
         progress(len(self.rows), "")
+
+    def _fits(self, array: Pixel) -> bool:
+        if self._device.type != "cuda" or array.dtype != np.uint8:
+            return False
+        return array.nbytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(self._device)[0]
 
     def _decode_shard(self, index: int) -> list[BadSample]:
         bad = []
@@ -247,16 +262,18 @@ class StoredPixels:
                 os.pwrite(self._file, np.ascontiguousarray(pixels).data, row * self.shape.row_bytes)
         return name_bad(self._pool, self.rows, index, bad)
 
-    def take(self, rows_B: NDArray[np.int64]) -> Pixel:
+    def take(self, rows_B: NDArray[np.int64]) -> Tensor:
         """Returns the pixels of rows, shape (B, H, W, C)."""
+        if self._resident is not None:
+            return self._resident[on_device(rows_B, self._device)]
         if self._array is not None:
-            return self._array[rows_B]
+            return torch.from_numpy(self._array[rows_B])
         pixels = np.empty((len(rows_B), *self.shape.of_row), self.shape.dtype)
         size = self.shape.row_bytes
         for into, row in zip(pixels.reshape(len(rows_B), -1), rows_B.tolist(), strict=True):
             if os.preadv(self._file, [into.data], row * size) != size:
                 raise ShardError("The pixel store on disk is shorter than it was written.", hint="Delete it.")
-        return pixels
+        return torch.from_numpy(pixels)
 
     def epoch(self, rows_K: NDArray[np.int64], *, batch_size: int, seed: Sequence[int]) -> Iterator[Batch]:
         """Yields each good row once, in an order that the seed alone decides."""

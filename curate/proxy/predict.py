@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from curate.acquisition import Ensemble
 from curate.errors import DivergedError
-from curate.proxy.pixels import Pixel, Pixels
-from curate.proxy.training import Plan, autocast, normalised
+from curate.proxy.device import on_device
+from curate.proxy.pixels import Pixels
+from curate.proxy.plan import Plan, autocast, normalised
 from curate.samples import IdentityArray
 
 Part = TypeVar("Part")
@@ -94,7 +95,7 @@ class _Batch:
     inputs: Tensor
     whole: VoteSums
     by_seed: dict[int, VoteSums]
-    votes: list[NDArray[np.uint16]] = field(default_factory=list)
+    votes: list[NDArray[np.uint16]] = field(default_factory=list)  # of each member so far
 
     @property
     def bytes(self) -> int:
@@ -102,7 +103,6 @@ class _Batch:
         return sum(t.nbytes for t in (self.inputs, *(t for s in sums for t in (s.probs_BC, s.entropy_B, s.votes_BC))))
 
     def add(self, seed: int, logits_BC: Tensor) -> None:
-        self.votes.append(logits_BC.argmax(1).cpu().numpy().astype(np.uint16))
         self.whole.add(logits_BC)
         if seed in self.by_seed:
             self.by_seed[seed].add(logits_BC)
@@ -158,8 +158,13 @@ def _vote(
         return
     first, last = int(batches[0].rows_B[0]), int(batches[-1].rows_B[-1]) + 1
     for number, (seed, model) in enumerate(members):
-        for batch in batches:
-            batch.add(seed, _logits(plan, model, batch, seed, number, pixels))
+        # What a member says is looked at once for all batches: a GPU need not be waited for in between.
+        said = [_voted(plan, model, batch, seed) for batch in batches]
+        votes_K, is_finite_K = (torch.cat(parts).cpu().numpy() for parts in zip(*said, strict=True))
+        _check_finite(is_finite_K, batches, seed, number, pixels)
+        ends = np.cumsum([len(batch.rows_B) for batch in batches])[:-1]
+        for batch, votes_B in zip(batches, np.split(votes_K.astype(np.uint16), ends), strict=True):
+            batch.votes.append(votes_B)
         progress(first + (last - first) * (number + 1) // len(members))
 
 
@@ -167,19 +172,20 @@ def _kind(plan: Plan) -> str:
     return plan.device.partition(":")[0]
 
 
-def _prepared(plan: Plan, pixels: Pixels, rows_B: NDArray[np.int64], pixels_B: Pixel, seeds: Sequence[int]) -> _Batch:
+def _prepared(plan: Plan, pixels: Pixels, rows_B: NDArray[np.int64], pixels_B: Tensor, seeds: Sequence[int]) -> _Batch:
     size, classes = len(rows_B), plan.spec.num_classes
     whole, *own = (VoteSums.empty(size, classes, plan.device) for _ in range(1 + len(seeds)))
     label_B = pixels.rows.label_N[rows_B]
     return _Batch(rows_B, label_B, normalised(pixels_B, plan), whole, dict(zip(seeds, own, strict=True)))
 
 
-def _logits(plan: Plan, model: nn.Module, batch: _Batch, seed: int, number: int, pixels: Pixels) -> Tensor:
+def _voted(plan: Plan, model: nn.Module, batch: _Batch, seed: int) -> tuple[Tensor, Tensor]:
+    """Adds a member's prediction to a batch; returns each sample's class, and whether all its logits are finite."""
     with torch.inference_mode():
         with autocast(plan):
             logits_BC: Tensor = model(batch.inputs).float()
-        _check_finite(logits_BC, seed, number, pixels, batch.rows_B)
-        return logits_BC
+        batch.add(seed, logits_BC)
+        return logits_BC.argmax(1), torch.isfinite(logits_BC).all(1)
 
 
 def in_blocks(parts: Iterable[Part], size: Callable[[Part], int], limit: int) -> Iterator[list[Part]]:
@@ -244,13 +250,14 @@ class _Held:
     def bytes(self) -> int:
         return self.inputs.nbytes + self.total.nbytes
 
-    def hits(self, plan: Plan, model: nn.Module) -> int:
-        """Adds one member's prediction; returns how often it is right."""
+    def hits(self, plan: Plan, model: nn.Module) -> Tensor:
+        """Adds one member's prediction; returns how often it is right, on the device."""
         with torch.inference_mode():
             with autocast(plan):
                 probs_BC = model(self.inputs).float().softmax(1)
             self.total += probs_BC
-            return int((probs_BC.argmax(1) == self.label_B).sum())
+            hits: Tensor = (probs_BC.argmax(1) == self.label_B).sum()
+            return hits
 
     def right_labels(self) -> NDArray[np.int64]:
         return self.label_B[self.total.argmax(1) == self.label_B].cpu().numpy()
@@ -262,7 +269,7 @@ def measured(plan: Plan, members: Voters, pixels: Pixels, rows_K: NDArray[np.int
     held = _held(plan, pixels, rows_K, batch_size)
     for block in in_blocks(held, lambda batch: batch.bytes, BLOCK_BYTES[_kind(plan)]):
         for number, (_, model) in enumerate(members):
-            hits_M[number] += sum(batch.hits(plan, model) for batch in block)
+            hits_M[number] += int(torch.stack([batch.hits(plan, model) for batch in block]).sum())
         for batch in block:
             np.add.at(hits_C, batch.right_labels(), 1)
         block.clear()
@@ -279,15 +286,17 @@ def _held(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64], batch_size: int
         for rows_B, pixels_B in pixels.in_order(index, batch_size=batch_size):
             keep_B = chosen[rows_B]
             if keep_B.any():
-                label_B = torch.from_numpy(pixels.rows.label_N[rows_B[keep_B]]).long().to(plan.device)
+                label_B = on_device(pixels.rows.label_N[rows_B[keep_B]].astype(np.int64), plan.device)
                 total = torch.zeros(len(label_B), plan.spec.num_classes, device=plan.device)
-                yield _Held(label_B, normalised(pixels_B[keep_B], plan), total)
+                kept_B = pixels_B[on_device(np.flatnonzero(keep_B), pixels_B.device)]
+                yield _Held(label_B, normalised(kept_B, plan), total)
 
 
-def _check_finite(logits_BC: Tensor, seed: int, number: int, pixels: Pixels, rows_B: NDArray[np.int64]) -> None:
-    finite_B = torch.isfinite(logits_BC).all(1)
-    if not bool(finite_B.all()):
-        row = int(rows_B[int((~finite_B).nonzero()[0])])
+def _check_finite(
+    is_finite_K: NDArray[np.bool_], batches: Sequence[_Batch], seed: int, number: int, pixels: Pixels
+) -> None:
+    if not is_finite_K.all():
+        row = int(np.concatenate([batch.rows_B for batch in batches])[is_finite_K.argmin()])
         shard = pixels.rows.shard_of(row)
         raise DivergedError(
             f"Member {number}, of seed {seed}, predicts values that are not finite for sample "

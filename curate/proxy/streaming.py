@@ -25,6 +25,7 @@ from curate.proxy.decoding import CHUNK_IMAGES
 from curate.proxy.pixels import Batch, Form, Pixel, Rows, chunked, decoded, name_bad, read_images, rows_of
 from curate.scores import BadSample
 
+Decoded = tuple[NDArray[np.int64], Pixel]
 PARTS_PER_WORKER = 4
 CHECKED_ROWS = 64  # held at once
 
@@ -69,7 +70,7 @@ class StreamedPixels:
             multiprocessing_context=multiprocessing.get_context("fork") if self._workers else None,
             collate_fn=_as_it_is,
         )
-        return rebatched(loader, batch_size)
+        return ((rows_B, torch.from_numpy(pixels_B)) for rows_B, pixels_B in rebatched(loader, batch_size))
 
     def check(self, progress: Callable[[int, str], None]) -> None:
         """Decodes everything once, so that whoever draws rows knows the undecodable ones."""
@@ -91,10 +92,10 @@ class StreamedPixels:
             rows.append(row)
             pixels.append(one)
             if len(rows) == batch_size:
-                yield np.array(rows), np.stack(pixels)
+                yield np.array(rows), torch.from_numpy(np.stack(pixels))
                 rows, pixels = [], []
         if rows:
-            yield np.array(rows), np.stack(pixels)
+            yield np.array(rows), torch.from_numpy(np.stack(pixels))
         known = {(sample.shard, sample.ordinal) for sample in self.bad}
         named = name_bad(self._pool, self.rows, index, bad)
         self.bad += [sample for sample in named if (sample.shard, sample.ordinal) not in known]
@@ -113,7 +114,7 @@ def cut_parts(rows: Rows, rows_K: NDArray[np.int64], *, at_least: int) -> list[P
     ]
 
 
-def rebatched(chunks: Iterable[Batch], batch_size: int) -> Iterator[Batch]:
+def rebatched(chunks: Iterable[Decoded], batch_size: int) -> Iterator[Decoded]:
     """Yields batches of a size from chunks of any; a last batch of one joins the one before."""
     rows, pixels, ready = list[NDArray[np.int64]](), list[Pixel](), 0
     for rows_B, pixels_B in chunks:
@@ -157,7 +158,7 @@ class _Decode:
     def __init__(self, shape: Form) -> None:
         self._shape = shape
 
-    def __call__(self, source: Iterable[tuple[int, bytes]]) -> Iterator[Batch]:
+    def __call__(self, source: Iterable[tuple[int, bytes]]) -> Iterator[Decoded]:
         for chunk in chunked(source, CHUNK_IMAGES):
             found = self._shape.decode([data for _, data in chunk])
             # What has no pixels is counted and named by the scoring pass, which sees every sample.

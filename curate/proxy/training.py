@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,62 +23,19 @@ from curate.acquisition.dynamics import STATE as DYNAMICS_STATE
 from curate.acquisition.dynamics import Dynamics
 from curate.errors import DivergedError, RunError
 from curate.proxy.augment import augmented
-from curate.proxy.models import ModelSpec, build_model
-from curate.proxy.pixels import Pixel, Pixels
+from curate.proxy.device import on_device
+from curate.proxy.models import build_model
+from curate.proxy.pixels import Pixels
+from curate.proxy.plan import Plan, normalised
 from curate.proxy.schedule import drops, has_ended, may_be_member, member_epochs, rate_at
 from curate.proxy.sealed import load_sealed, read_header, save_sealed
+from curate.proxy.step import Shown, Step
 from curate.proxy.watch import Watch
-from curate.recipe import Augment, Train
+from curate.recipe import Train
 
 STATE = "state.safetensors"
 MOMENTUM, DYNAMICS = "momentum/", "dynamics/"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What every training run and every prediction of one execution shares.
-
-    Attributes:
-        spec: the network.
-        train, augment: the recipe's tables.
-        mean, std: of the normalisation, one value a channel, in [0, 1] units.
-        is_bf16: autocast to bfloat16.
-        device: where the network lies.
-    """
-
-    spec: ModelSpec
-    train: Train
-    augment: Augment
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    is_bf16: bool
-    device: str
-
-
-def has_fast_bf16(device: str) -> bool:
-    """Says whether bfloat16 is arithmetic of the hardware here, and not emulated."""
-    if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    if capabilities:
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def normalised(pixels: Pixel, plan: Plan) -> Tensor:
-    """Returns a batch as float32 in channels_last on the device, shape (B, C, H, W); tokens as they are, (B, L)."""
-    batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(plan.device, non_blocking=True)
-    if plan.spec.text:
-        return batch
-    mean = torch.tensor(plan.mean, device=plan.device) * 255
-    scale = 1 / (torch.tensor(plan.std, device=plan.device) * 255)
-    # (B, H, W, C) seen as (B, C, H, W) is channels_last already: no copy.
-    return ((batch.float() - mean) * scale).permute(0, 3, 1, 2)
-
-
-def autocast(plan: Plan) -> torch.autocast:
-    """Returns the precision that training and scoring share."""
-    return torch.autocast(plan.device.partition(":")[0], torch.bfloat16, enabled=plan.is_bf16)
+LOOK_EVERY = 32  # steps: to look at a loss is to wait for a GPU
 
 
 def train_member(
@@ -121,11 +78,10 @@ def train_member(
     optimizer = build_optimizer(model, train)
     history = _resume(folder / STATE, model, optimizer, dynamics)
     watch = Watch(model) if dynamics is not None else None
+    step = Step(plan, model, optimizer, watch)
     while not has_ended(len(history), _val(history), train):
         model.train()
-        record = _epoch(
-            plan, model, optimizer, pixels, rows_K, seed=seed, history=history, progress=progress, watch=watch
-        )
+        record = _epoch(plan, step, pixels, rows_K, seed=seed, history=history, progress=progress, watch=watch)
         if dynamics is not None and watch is not None:
             dynamics.add_epoch(*watch.finish())
         if train.needs_val and validate is not None:
@@ -216,13 +172,13 @@ def build_optimizer(model: nn.Module, train: Train) -> torch.optim.SGD:
     ]
     if sparse:
         groups.append({"params": sparse, "weight_decay": 0.0, "momentum": 0.0, "nesterov": False})
-    return torch.optim.SGD(groups, lr=train.rate, momentum=train.momentum, nesterov=train.nesterov)
+    fused = not sparse and next(model.parameters()).is_cuda
+    return torch.optim.SGD(groups, lr=train.rate, momentum=train.momentum, nesterov=train.nesterov, fused=fused or None)
 
 
 def _epoch(
     plan: Plan,
-    model: nn.Module,
-    optimizer: torch.optim.SGD,
+    step: Step,
     pixels: Pixels,
     rows_K: NDArray[np.int64],
     *,
@@ -233,29 +189,51 @@ def _epoch(
 ) -> dict[str, Any]:
     epoch, dropped = len(history), drops(_val(history), plan.train)
     draw = np.random.default_rng([plan.train.seed, seed, epoch, 1])
-    seen, loss_sum, hits = 0, 0.0, 0
+    tally, seen = _Tally(), 0
     for rows_B, pixels_B in pixels.epoch(
         rows_K, batch_size=plan.train.batch_size, seed=(plan.train.seed, seed, epoch, 0)
     ):
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(epoch + seen / len(rows_K), plan.train, dropped=dropped)
-        label_B = torch.from_numpy(pixels.rows.label_N[rows_B]).long().to(plan.device)
-        inputs = normalised(augmented(pixels_B, plan.augment, draw), plan)
-        with autocast(plan):
-            logits_BC = model(inputs).float()
-        if watch is not None:
-            watch.add(rows_B, logits_BC, label_B)
-        loss = nn.functional.cross_entropy(logits_BC, label_B, label_smoothing=plan.train.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
-        optimizer.step()
-        value = loss.item()
-        if not np.isfinite(value):
-            raise _diverged(pixels, rows_B, seed=seed, epoch=epoch)
-        seen, loss_sum = seen + len(rows_B), loss_sum + value * len(rows_B)
-        hits += int((logits_BC.argmax(1) == label_B).sum())
+        label_B = on_device(pixels.rows.label_N[rows_B].astype(np.int64), plan.device)
+        inputs = normalised(augmented(pixels_B.to(plan.device, non_blocking=True), plan.augment, draw), plan)
+        shown = step(inputs, label_B, rate_at(epoch + seen / len(rows_K), plan.train, dropped=dropped))
+        if watch is not None and shown.watched is not None:
+            watch.add(rows_B, shown.watched)
+        tally.add(rows_B, shown)
+        seen += len(rows_B)
+        if len(tally) == LOOK_EVERY and (wrong := tally.look()) is not None:
+            raise _diverged(pixels, wrong, seed=seed, epoch=epoch)
         progress(epoch, seen)
-    return {"epoch": epoch + 1, "rows": seen, "loss": loss_sum / max(1, seen), "accuracy": hits / max(1, seen)}
+    if (wrong := tally.look()) is not None:
+        raise _diverged(pixels, wrong, seed=seed, epoch=epoch)
+    size = max(1, seen)
+    return {"epoch": epoch + 1, "rows": seen, "loss": tally.loss / size, "accuracy": tally.hits / size}
+
+
+class _Tally:
+    """Sums of an epoch, brought from the device some steps at a time."""
+
+    def __init__(self) -> None:
+        self.loss, self.hits = 0.0, 0
+        self._steps: list[tuple[NDArray[np.int64], Shown]] = []
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def add(self, rows_B: NDArray[np.int64], shown: Shown) -> None:
+        self._steps.append((rows_B, shown))
+
+    def look(self) -> NDArray[np.int64] | None:
+        """Takes in the steps since the last look; returns the rows of the first whose loss is not finite."""
+        steps, self._steps = self._steps, []
+        if not steps:
+            return None
+        losses = torch.stack([shown.loss for _, shown in steps]).tolist()
+        self.hits += int(torch.stack([shown.hits for _, shown in steps]).sum())
+        for (rows_B, _), loss in zip(steps, losses, strict=True):
+            if not np.isfinite(loss):
+                return rows_B
+            self.loss += loss * len(rows_B)
+        return None
 
 
 def _diverged(pixels: Pixels, rows_B: NDArray[np.int64], *, seed: int, epoch: int) -> DivergedError:

@@ -58,12 +58,17 @@ class Watch:
         if isinstance(classifier, nn.Linear | nn.Conv2d):
             classifier.register_forward_pre_hook(self._see_features)
 
-    def add(self, rows_B: NDArray[np.int64], logits_BC: Tensor, label_B: Tensor) -> None:
-        """Adds a batch right after its forward pass."""
+    def look(self, logits_BC: Tensor, label_B: Tensor) -> Tensor:
+        """Returns what a batch shows right after its forward pass, shape (6, B)."""
         with torch.no_grad():
-            self._shown.append(presented(logits_BC.detach(), label_B, self._gradient_B))
-        self._rows.append(rows_B)
+            shown = presented(logits_BC.detach(), label_B, self._gradient_B)
         self._gradient_B = None
+        return shown
+
+    def add(self, rows_B: NDArray[np.int64], shown: Tensor) -> None:
+        """Adds what a batch has shown to the epoch."""
+        self._rows.append(rows_B)
+        self._shown.append(shown)
 
     def finish(self) -> tuple[NDArray[np.int64], Presentation]:
         """Returns the rows of the epoch with what they showed, and begins the next one."""

@@ -16,7 +16,8 @@ from curate.pool.texts import CHARACTERS
 from curate.proxy.augment import augmented
 from curate.proxy.models import build_model, parameter_count
 from curate.proxy.pixels import Form
-from curate.proxy.training import Plan, autocast, build_optimizer, normalised
+from curate.proxy.plan import Plan, autocast, normalised
+from curate.proxy.training import build_optimizer
 from curate.workflows.run import Request, given_members
 from curate.workflows.setting import plan_for, settle
 
@@ -65,7 +66,7 @@ def _timed(plan: Plan, form: Form, size: int) -> tuple[float, float]:
     optimizer = build_optimizer(model, plan.train)
     draw = np.random.default_rng(0)
     # Characters are few, and every number below their count is a pixel and a word's hash too.
-    pixels = draw.integers(1, CHARACTERS, (size, *form.of_row)).astype(form.dtype)
+    pixels = torch.from_numpy(draw.integers(1, CHARACTERS, (size, *form.of_row)).astype(form.dtype)).to(plan.device)
     label_B = torch.zeros(size, dtype=torch.long, device=plan.device)
     steps, forwards = list[float](), list[float]()
     for _ in range(STEPS):

@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from curate.proxy import reads_of
 from curate.proxy.members import Member, Members
 from curate.proxy.models import check_fits, check_name, forward_flops
 from curate.proxy.pixels import Pixels
+from curate.proxy.plan import Plan
 from curate.proxy.predict import measured
-from curate.proxy.training import Plan, history_of, member_path, settled_members, train_member
+from curate.proxy.training import history_of, member_path, settled_members, train_member
 from curate.recipe import Recipe, Train
 from curate.workflows.anew import Anew, arms_anew, scores_of
 from curate.workflows.arms import ALL, Arm, arms_of
@@ -96,6 +98,10 @@ class Cell:
         """Returns where its result lies."""
         return out / RUNS / self.target / self.arm.name / f"{self.number:03d}.json"
 
+    def claim(self, out: Path) -> Path:
+        """Returns the file by which a process holds it while it is trained."""
+        return out / WORK / self.target / self.arm.name / f"{self.number:03d}.claim"
+
     def full(self, out: Path, member: int) -> Path:
         """Returns where the weights of its seed lie that were trained on everything."""
         return out / FULL / self.target / f"{self.number:03d}-{member}.safetensors"
@@ -103,6 +109,9 @@ class Cell:
 
 def evaluate(request: Request, progress: Progress | None = None) -> dict[str, Any]:
     """Runs what is missing and returns the table, which it also writes to `request.out`.
+
+    Several processes with one request share its runs, each on a device of its own or all on one; where a run needs
+    what another leaves (`pretrain`, `anew`), one process holds the folder.
 
     Raises:
         RunError: the folder holds results of another pool, test set or recipe, or is in use.
@@ -114,18 +123,24 @@ def evaluate(request: Request, progress: Progress | None = None) -> dict[str, An
     targets = list(request.targets) or [request.recipe.proxy.name]
     for name in targets:
         check_name(name)
-    with durable.lock(request.out):
+    is_shared = request.scheme == SCRATCH and request.anew is None
+    with ExitStack() as held:
+        held.enter_context(durable.lock(request.out, wait=is_shared))
         recipe = _of_target(request.recipe)
         run = open_run(_run_request(request, recipe), progress)
         plans = {name: _plan(run, recipe, name) for name in targets}
         for plan in plans.values():
             check_fits(plan.spec)
         check_others(run)
+        _check_reading(run, targets)
+        if is_shared and run.setting.store != "disk":
+            held.close()
         pixels = open_pixels(run.pool, run.setting, recipe, request.out / "pixels", progress, is_checked=True)
         labelled_K, val = split(run, pixels)
         test = other_shards(run, "test")
         _check_record(request, run, test)
-        _check_reading(run, targets)
+        if is_shared:
+            held.close()
         cells = list[Cell]()
         numbers = range(request.seeds)
         for part in [[number] for number in numbers] if request.anew else [numbers]:
@@ -135,16 +150,35 @@ def evaluate(request: Request, progress: Progress | None = None) -> dict[str, An
             else:
                 own, arms = request, arms_of(request.manifests, run.pool, pixels.rows, labelled_K)
             fresh = list(_cells(own, arms, targets, part))
-            missing = [cell for cell in fresh if not cell.path(request.out).exists()]
-            progress.stage("train targets", len(missing), "runs")
-            for done, cell in enumerate(missing):
-                progress.at(done, f"{cell.target} on {cell.arm.name}, seed {cell.number}")
-                plan = plans[cell.target]
-                validate = validation(run, val, plan)
-                _run_cell(own, cell, plan, pixels, test, len(labelled_K), progress, validate)
-            progress.at(len(missing), "")
+            _run_missing(own, fresh, run, plans, pixels, val, test, len(labelled_K), progress)
             cells += fresh
         return _tables(request, cells)
+
+
+def _run_missing(
+    request: Request,
+    cells: Sequence[Cell],
+    run: Run,
+    plans: dict[str, Plan],
+    pixels: Pixels,
+    val: HeldOut | None,
+    test: HeldOut,
+    whole: int,
+    progress: Progress,
+) -> None:
+    missing = [cell for cell in cells if not cell.path(request.out).exists()]
+    progress.stage("train targets", len(missing), "runs")
+    for done, cell in enumerate(missing):
+        claim, result = cell.claim(request.out), cell.path(request.out)
+        with durable.claim(claim) as is_free:
+            if is_free and not result.exists():
+                progress.at(done, f"{cell.target} on {cell.arm.name}, seed {cell.number}")
+                plan = plans[cell.target]
+                _run_cell(request, cell, plan, pixels, test, whole, progress, validation(run, val, plan))
+                claim.unlink()  # whoever waits with it open finds the result
+    progress.at(len(missing), "")
+    if elsewhere := sum(not cell.path(request.out).exists() for cell in cells):
+        progress.note(f"{elsewhere} more runs are trained by other processes; then the same command shows all.")
 
 
 def planned(request: Request) -> dict[str, Any]:

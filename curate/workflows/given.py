@@ -21,7 +21,8 @@ from curate.pool.classes import Classes
 from curate.pool.index import load_pool
 from curate.proxy.members import Member, check_members
 from curate.proxy.models import ModelSpec
-from curate.proxy.training import STATE, Plan, member_path
+from curate.proxy.plan import Plan
+from curate.proxy.training import STATE, member_path
 from curate.recipe import Recipe
 from curate.scores import INDEX, SUMMARY, read_record
 

@@ -20,8 +20,8 @@ from curate.pool.index import Pool, build_index
 from curate.pool.shards import find_shards
 from curate.pool.tar import printable
 from curate.proxy.pixels import Pixels, Rows
+from curate.proxy.plan import Plan
 from curate.proxy.predict import measured
-from curate.proxy.training import Plan
 from curate.samples import shuffled, uniform
 from curate.scores import INDEX
 from curate.workflows.run import Run

@@ -21,7 +21,8 @@ from curate.pool.index import Answers, Pool, build_index
 from curate.pool.label_tables import note, unmatched
 from curate.pool.labels import LabelSource
 from curate.progress import Progress, as_stage
-from curate.proxy.training import Plan
+from curate.proxy.device import make_repeatable
+from curate.proxy.plan import Plan
 from curate.recipe import Recipe
 from curate.scores import INDEX, RUN, read_record, write_record
 from curate.workflows.base_run import open_base_run
@@ -164,6 +165,7 @@ def open_run(request: Request, progress: Progress) -> Run:
     setting = Setting(**record["setting"])
     check_device(setting.device)
     torch.set_num_threads(setting.threads)
+    make_repeatable()
     plan = plan_for(request.recipe, setting, num_classes)
     if given:
         check_given(given, plan, pool.classes)

@@ -19,11 +19,12 @@ from curate.pool.index import Pool
 from curate.pool.texts import read_text
 from curate.progress import Progress
 from curate.proxy import PROXIES, reads_of
+from curate.proxy.device import has_fast_bf16
 from curate.proxy.models import ModelSpec, TextSpec, check_name, stem_for
 from curate.proxy.pixels import Form, Pixels, Shape, StoredPixels, read_images, rows_of
+from curate.proxy.plan import Plan
 from curate.proxy.streaming import StreamedPixels
 from curate.proxy.tokens import VDCNN_LENGTH, Tokens, words_of_most
-from curate.proxy.training import Plan, has_fast_bf16
 from curate.proxy.vdcnn import SHORTEST
 from curate.recipe import Augment, Recipe
 
@@ -237,7 +238,8 @@ def open_pixels(
             progress.stage(f"check {what}", pool.total, setting.unit)
             stream.check(progress.at)
         return stream
-    store = StoredPixels(pool, shape, folder=folder if setting.store == "disk" else None, threads=setting.workers)
+    on_disk = folder if setting.store == "disk" else None
+    store = StoredPixels(pool, shape, folder=on_disk, threads=setting.workers, device=setting.device)
     progress.stage(f"decode {what}", pool.total, setting.unit)
     store.build(progress.at)
     return store

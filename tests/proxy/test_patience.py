@@ -11,8 +11,9 @@ from test_watch import FixedPixels
 
 from curate.errors import RunError
 from curate.proxy.models import ModelSpec
+from curate.proxy.plan import Plan
 from curate.proxy.sealed import load_sealed, save_sealed
-from curate.proxy.training import Plan, history_of, is_trained, member_path, settled_members, train_member
+from curate.proxy.training import history_of, is_trained, member_path, settled_members, train_member
 from curate.recipe import Augment, Train
 
 VAL = [0.1, 0.5, 0.2, 0.3, 0.4, 0.45, 0.1, 0.9]

@@ -139,19 +139,30 @@ def test_members_are_those_before_the_end_whenever_it_comes_or_the_best() -> Non
 
 
 def test_augmentation_moves_and_mirrors_whole_images() -> None:
-    pixels = np.zeros((200, 6, 6, 1), np.uint8)
+    pixels = torch.zeros((200, 6, 6, 1), dtype=torch.uint8)
     pixels[:, 2, 1] = 255
-    out = augmented(pixels, Augment(flip=True, translate_px=1), np.random.default_rng(0))
+    out = augmented(pixels, Augment(flip=True, translate_px=1), np.random.default_rng(0)).numpy()
     places = {tuple(np.argwhere(image[..., 0])[0].tolist()) for image in out}
     assert places == {(r, c) for r in (1, 2, 3) for c in (0, 1, 2, 3, 4, 5) if c in (0, 1, 2) or c in (3, 4, 5)}
     assert (out.reshape(200, -1).sum(1) == 255).all()
     same = augmented(pixels, Augment(flip=False, translate_px=0), np.random.default_rng(0))
-    assert np.array_equal(same, pixels)
+    assert torch.equal(same, pixels)
+
+
+def test_augmentation_is_the_plain_one_image_by_image() -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 7, 7, 3), dtype=np.uint8)
+    out = augmented(torch.from_numpy(pixels), Augment(flip=True, translate_px=2), np.random.default_rng(5)).numpy()
+    draw = np.random.default_rng(5)
+    top_B, left_B = draw.integers(0, 5, (40,)), draw.integers(0, 5, (40,))
+    flipped_B = draw.random((40,)) < 0.5
+    for image, found, top, left, is_flipped in zip(pixels, out, top_B, left_B, flipped_B, strict=True):
+        moved = np.pad(image, ((2, 2), (2, 2), (0, 0)))[top : top + 7, left : left + 7]
+        assert np.array_equal(found, moved[:, ::-1] if is_flipped else moved)
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4])
 def test_cutout_is_a_black_square_of_its_side(side: int) -> None:
-    pixels = np.full((300, 9, 9, 1), 7, np.uint8)
+    pixels = torch.full((300, 9, 9, 1), 7, dtype=torch.uint8)
     out = augmented(pixels, Augment(flip=False, translate_px=0, cutout_px=side), np.random.default_rng(1))
     assert (out == 0).reshape(300, -1).sum(1).max() == side * side
     assert (pixels == 7).all()

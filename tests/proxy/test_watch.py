@@ -11,7 +11,8 @@ from curate.acquisition.difficulty import el2n, forgetting, grand
 from curate.acquisition.dynamics import Dynamics
 from curate.proxy.models import ModelSpec, build_model
 from curate.proxy.pixels import Rows, Shape
-from curate.proxy.training import Plan, dynamics_of, train_member
+from curate.proxy.plan import Plan
+from curate.proxy.training import dynamics_of, train_member
 from curate.proxy.watch import Watch, presented
 from curate.recipe import Augment, Train
 
@@ -54,7 +55,7 @@ def test_grand_is_the_norm_of_the_gradient_that_the_last_layer_gets(name):
     watch = Watch(model)
     label_B = torch.tensor([1, 4, 0])
     logits_BC = model(torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
-    watch.add(np.array([7, 3, 5]), logits_BC, label_B)
+    watch.add(np.array([7, 3, 5]), watch.look(logits_BC, label_B))
     norms = []
     for place in range(3):
         loss = functional.cross_entropy(logits_BC[place : place + 1], label_B[place : place + 1])
@@ -68,7 +69,7 @@ def test_grand_is_the_norm_of_the_gradient_that_the_last_layer_gets(name):
 def test_a_network_of_several_classifiers_has_no_grand():
     model = build_model(ModelSpec("levit_128s", 5, 3, 224, "native"), seed=0).train()
     watch = Watch(model)
-    watch.add(np.array([0, 1]), model(torch.zeros(2, 3, 224, 224)), torch.tensor([0, 1]))
+    watch.add(np.array([0, 1]), watch.look(model(torch.zeros(2, 3, 224, 224)), torch.tensor([0, 1])))
     values = watch.finish()[1]
     assert np.isnan(values.grand_K).all()
     assert np.isfinite(values.el2n_K).all()
@@ -90,7 +91,7 @@ class FixedPixels:
     def epoch(self, rows_K, *, batch_size, seed):
         order_K = rows_K if self.order == "rising" else rows_K[::-1]
         for at in range(0, len(order_K), batch_size):
-            yield order_K[at : at + batch_size], self.pixels[order_K[at : at + batch_size]]
+            yield order_K[at : at + batch_size], torch.from_numpy(self.pixels[order_K[at : at + batch_size]])
 
 
 def train(
