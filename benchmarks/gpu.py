@@ -35,13 +35,7 @@ from curate.proxy.training import build_optimizer, train_member
 from curate.recipe import Augment, Train
 
 SIDE, MEMBERS = 32, 8
-TRAININGS = (
-    ("preact_resnet20", 128),
-    ("preact_resnet20", 512),
-    ("convnet3", 512),
-    ("resnet18", 128),
-    ("resnet18", 512),
-)
+TRAININGS = tuple((name, batch) for name in ("preact_resnet20", "convnet3", "resnet18") for batch in (128, 512))
 Act = Callable[[], int]  # does it once; returns how many images
 
 

@@ -26,15 +26,14 @@ def replace(path: Path, *, sync: bool = True, sync_name: bool = True) -> Iterato
     Without `sync` it is whole or not there for every process, but may be neither after a power cut.
     Without `sync_name` it is one of both, and there for sure once its folder is synced.
     """
-    aside = _aside(path)
+    aside, file = _new_file(path)
     try:
-        with aside.open("wb") as file:
-            _hold(file.fileno())
+        with file:
             yield file
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        aside.replace(path)
+            aside.replace(path)  # while it is held
         if sync and sync_name:
             sync_path(path.parent)
     except BaseException as error:
@@ -91,15 +90,8 @@ def building(out: Path) -> Iterator[Path]:
     """Yields a hidden folder beside `out` to fill and then to put in its place; otherwise it goes again."""
     out.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out.parent)
-    build = _aside(out)
+    build, descriptor = _new_folder(out)
     try:
-        build.mkdir()
-    except OSError as error:
-        _name(error, build, out)
-        raise
-    descriptor = os.open(build, os.O_RDONLY)
-    try:
-        _hold(descriptor)
         yield build
     finally:
         shutil.rmtree(build, ignore_errors=True)
@@ -160,9 +152,47 @@ def _aside(path: Path) -> Path:
     return path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
 
-def _hold(descriptor: int) -> None:
-    with suppress(OSError):  # a file system without locks: then nobody can take it away either
+def _new_file(path: Path) -> tuple[Path, IO[bytes]]:
+    while True:
+        aside = _aside(path)
+        try:
+            file = aside.open("xb")
+        except OSError as error:
+            _name(error, aside, path)
+            raise
+        if _hold(file.fileno(), aside):
+            return aside, file
+        file.close()
+
+
+def _new_folder(out: Path) -> tuple[Path, int]:
+    while True:
+        build = _aside(out)
+        try:
+            build.mkdir()
+            descriptor = os.open(build, os.O_RDONLY)
+        except OSError as error:
+            if build.parent.exists() and isinstance(error, FileNotFoundError):
+                continue  # taken away before it could be opened
+            _name(error, build, out)
+            raise
+        if _hold(descriptor, build):
+            return build, descriptor
+        os.close(descriptor)
+
+
+def _hold(descriptor: int, path: Path) -> bool:
+    """Holds what was made a moment ago. Says whether it is there: another process may have taken it for a leftover."""
+    try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: then nobody can take it away either
+        return True
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -32,6 +32,11 @@ class Plan:
     is_bf16: bool
     device: str
 
+    @property
+    def kind(self) -> str:
+        """The kind of device: `cpu` or `cuda`."""
+        return self.device.partition(":")[0]
+
 
 def normalised(pixels: Tensor, plan: Plan) -> Tensor:
     """Returns a batch as float32 in channels_last on the device, shape (B, C, H, W); tokens as they are, (B, L)."""
@@ -51,4 +56,4 @@ def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: str) -> 
 
 def autocast(plan: Plan) -> torch.autocast:
     """Returns the precision that training and scoring share."""
-    return torch.autocast(plan.device.partition(":")[0], torch.bfloat16, enabled=plan.is_bf16)
+    return torch.autocast(plan.kind, torch.bfloat16, enabled=plan.is_bf16)

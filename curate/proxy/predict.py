@@ -145,7 +145,7 @@ def predict(
                 yield index, _prepared(plan, pixels, rows_B, pixels_B, seeds)
             yield index, None
 
-    for block in in_blocks(prepared(), lambda part: part[1].bytes if part[1] else 0, BLOCK_BYTES[_kind(plan)]):
+    for block in in_blocks(prepared(), lambda part: part[1].bytes if part[1] else 0, BLOCK_BYTES[plan.kind]):
         _vote(plan, members, [batch for _, batch in block if batch], pixels, progress)
         yield from ((index, batch.predicted() if batch else None) for index, batch in block)
         block.clear()  # before the next block is built
@@ -166,10 +166,6 @@ def _vote(
         for batch, votes_B in zip(batches, np.split(votes_K.astype(np.uint16), ends), strict=True):
             batch.votes.append(votes_B)
         progress(first + (last - first) * (number + 1) // len(members))
-
-
-def _kind(plan: Plan) -> str:
-    return plan.device.partition(":")[0]
 
 
 def _prepared(plan: Plan, pixels: Pixels, rows_B: NDArray[np.int64], pixels_B: Tensor, seeds: Sequence[int]) -> _Batch:
@@ -267,7 +263,7 @@ def measured(plan: Plan, members: Voters, pixels: Pixels, rows_K: NDArray[np.int
     """Returns the accuracy of each member and of their mean prediction over labelled rows."""
     hits_M, hits_C = np.zeros(len(members)), np.zeros(plan.spec.num_classes)
     held = _held(plan, pixels, rows_K, batch_size)
-    for block in in_blocks(held, lambda batch: batch.bytes, BLOCK_BYTES[_kind(plan)]):
+    for block in in_blocks(held, lambda batch: batch.bytes, BLOCK_BYTES[plan.kind]):
         for number, (_, model) in enumerate(members):
             hits_M[number] += int(torch.stack([batch.hits(plan, model) for batch in block]).sum())
         for batch in block:

@@ -7,6 +7,7 @@ steps. State and members are safetensors, renamed into place: nothing read back 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +37,7 @@ from curate.recipe import Train
 STATE = "state.safetensors"
 MOMENTUM, DYNAMICS = "momentum/", "dynamics/"
 LOOK_EVERY = 32  # steps: to look at a loss is to wait for a GPU
+SAVE_EVERY = {"cpu": 0.0, "cuda": 5.0}  # seconds: where an epoch takes one, writing its state would take as long
 
 
 def train_member(
@@ -79,6 +81,7 @@ def train_member(
     history = _resume(folder / STATE, model, optimizer, dynamics)
     watch = Watch(model) if dynamics is not None else None
     step = Step(plan, model, optimizer, watch)
+    saved = time.monotonic()
     while not has_ended(len(history), _val(history), train):
         model.train()
         record = _epoch(plan, step, pixels, rows_K, seed=seed, history=history, progress=progress, watch=watch)
@@ -91,7 +94,9 @@ def train_member(
         on_epoch(epoch, model, record)
         if may_be_member(epoch, epoch, _val(history), train):
             save_member(member_path(folder, epoch), model, plan, seed=seed, epoch=epoch)
-        _save_state(folder / STATE, model, optimizer, history, dynamics)
+        if has_ended(epoch, _val(history), train) or time.monotonic() - saved >= SAVE_EVERY[plan.kind]:
+            _save_state(folder / STATE, model, optimizer, history, dynamics)
+            saved = time.monotonic()
         _keep_members(folder, [e for e in range(1, epoch + 1) if may_be_member(e, epoch, _val(history), train)])
 
 

@@ -80,7 +80,8 @@ def _label(head: Head) -> str:
     chosen = head.selection
     outliers = f", outliers {chosen.outliers}" if chosen.outlier_count else ""
     order = "" if chosen.order == "hardest" else f", {chosen.order} first"
-    return f"{chosen.fn} {chosen.keep}{outliers}{order}"
+    scheme = "" if chosen.scheme == "compress" else f", {chosen.scheme.replace('_', '-')}"
+    return f"{chosen.fn} {chosen.keep}{scheme}{outliers}{order}"
 
 
 def _random(size: int, labelled_K: RowArray) -> Arm:

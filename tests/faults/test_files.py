@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -205,6 +206,27 @@ def test_who_lives_keeps_what_it_writes_and_who_died_does_not(tmp_path: Path) ->
         assert not dead.exists()
         file.write(b"whole")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def _writes_beside_others(folder: Path, number: int) -> None:
+    for turn in range(60):
+        durable.remove_leftovers(folder)
+        durable.write_bytes(folder / f"file-{number}", b"x", sync=False)
+        with durable.building(folder / f"folder-{number}-{turn}") as build:
+            (build / "one").write_bytes(b"y")
+            durable.place_folder(build, folder / f"folder-{number}-{turn}")
+
+
+def test_who_clears_a_folder_takes_nothing_from_those_who_write_there(tmp_path: Path) -> None:
+    """As commands do that are started at once and write side by side; a file is not held before it is there."""
+    apart = multiprocessing.get_context("spawn")
+    processes = [apart.Process(target=_writes_beside_others, args=(tmp_path, number)) for number in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert len(list(tmp_path.iterdir())) == 4 + 4 * 60
 
 
 def test_of_two_prunes_into_one_folder_the_later_is_refused(toy_scores: Path, tmp_path: Path) -> None:

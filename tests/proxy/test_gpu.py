@@ -18,7 +18,7 @@ from curate.proxy.models import ModelSpec, build_model
 from curate.proxy.pixels import Shape, StoredPixels
 from curate.proxy.plan import Plan
 from curate.proxy.predict import measured, predict
-from curate.proxy.training import history_of, train_member
+from curate.proxy.training import SAVE_EVERY, history_of, train_member
 from curate.recipe import Augment, Train
 
 pytestmark = [
@@ -83,7 +83,10 @@ def test_augmentation_draws_the_same_on_both(pool: Pool) -> None:
 
 
 @pytest.mark.parametrize("name", ["preact_resnet20", "convnet3", "resnet18"])
-def test_a_training_that_was_killed_ends_with_the_same_bytes(pool: Pool, tmp_path: Path, name: str) -> None:
+def test_a_training_that_was_killed_ends_with_the_same_bytes(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(SAVE_EVERY, "cuda", 0.0)
     plan, pixels = plan_of("cuda", name=name), stored(pool, "cuda")
     whole = trained(plan, pixels, tmp_path / "whole")
 
