@@ -60,7 +60,8 @@ def _machine(name: str, results: Mapping[str, Any]) -> list[str]:
     parts = [
         f"## {name}\n",
         *(["A quick run: it says that all runs, not how fast.\n"] if results["quick"] else []),
-        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}, "
+        f"{', '.join([*machine.get('gpus', []), machine['processor']])}, {machine['cores']} cores, "
+        f"{machine['memory_gib']} GiB, {machine['system']}, "
         f"Python {machine['python']}; {versions}. Runs of each arm: {results['repeats']}.\n",
     ]
     for benchmark, result in results["benchmarks"].items():

@@ -26,9 +26,9 @@ def replace(path: Path, *, sync: bool = True, sync_name: bool = True) -> Iterato
     Without `sync` it is whole or not there for every process, but may be neither after a power cut.
     Without `sync_name` it is one of both, and there for sure once its folder is synced.
     """
-    aside, file = _new_file(path)
+    aside = _aside(path)
     try:
-        with file:
+        with _open_held(aside) as file:
             yield file
             file.flush()
             if sync:
@@ -90,12 +90,18 @@ def building(out: Path) -> Iterator[Path]:
     """Yields a hidden folder beside `out` to fill and then to put in its place; otherwise it goes again."""
     out.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out.parent)
-    build, descriptor = _new_folder(out)
+    build, descriptor = _aside(out), -1
     try:
+        try:
+            descriptor = _make_held(build)
+        except OSError as error:
+            _name(error, build, out)
+            raise
         yield build
     finally:
         shutil.rmtree(build, ignore_errors=True)
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def place_folder(built: Path, out: Path) -> None:
@@ -152,33 +158,23 @@ def _aside(path: Path) -> Path:
     return path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
 
-def _new_file(path: Path) -> tuple[Path, IO[bytes]]:
+def _open_held(aside: Path) -> IO[bytes]:
     while True:
-        aside = _aside(path)
-        try:
-            file = aside.open("xb")
-        except OSError as error:
-            _name(error, aside, path)
-            raise
+        file = aside.open("wb")
         if _hold(file.fileno(), aside):
-            return aside, file
+            return file
         file.close()
 
 
-def _new_folder(out: Path) -> tuple[Path, int]:
+def _make_held(build: Path) -> int:
     while True:
-        build = _aside(out)
-        try:
-            build.mkdir()
+        with suppress(FileExistsError):  # as mkdir says of one that another process takes away just then
+            build.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):
             descriptor = os.open(build, os.O_RDONLY)
-        except OSError as error:
-            if build.parent.exists() and isinstance(error, FileNotFoundError):
-                continue  # taken away before it could be opened
-            _name(error, build, out)
-            raise
-        if _hold(descriptor, build):
-            return build, descriptor
-        os.close(descriptor)
+            if _hold(descriptor, build):
+                return descriptor
+            os.close(descriptor)
 
 
 def _hold(descriptor: int, path: Path) -> bool:

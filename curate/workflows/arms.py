@@ -56,8 +56,10 @@ def arms_of(manifests: Sequence[Path], pool: Pool, rows: Rows, labelled_K: RowAr
         UsageError: a manifest that keeps no labelled sample, or all of them; one manifest twice.
     """
     kept = [_kept(folder, pool, rows, labelled_K) for folder in manifests]
-    if len({arm.digest for arm in kept}) < len(kept):
-        raise UsageError("One manifest is named twice.", hint="Name each manifest once.")
+    first = dict[str, Path]()
+    for folder, arm in zip(manifests, kept, strict=True):
+        if (other := first.setdefault(arm.digest, folder)) is not folder:
+            raise UsageError(f"{other} and {folder} are the same manifest.", hint="Name each once.")
     sizes = sorted({arm.samples for arm in kept})
     return [*kept, *(_random(size, labelled_K) for size in sizes), _all(labelled_K)]
 

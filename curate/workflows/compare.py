@@ -80,6 +80,13 @@ def _functions(request: Request, origins: Sequence[Origin]) -> list[str]:
     if unknown:
         raise UsageError(f"Unknown function '{unknown[0]}'.", hint=did_you_mean(unknown[0], ACQUISITIONS))
     present = [set(column_names(origin.scores, origin.pool)) for origin in origins]
+    if len(origins) == 1 and keeps_seeds(origins[0].scores):  # what one member cannot be asked, its seed has not
+        present = [{name.partition("@")[0] for name in present[0] if "@" in name}]
+        for fn in [fn for fn in request.fns if fn not in present[0]]:
+            raise ScoreError(
+                f"{origins[0].scores} keeps no '{fn}' of single seeds, which have one member each.",
+                hint=f"It has: {', '.join(fn for fn in ACQUISITIONS if fn in present[0])}.",
+            )
     if request.fns:
         return list(request.fns)
     return [fn for fn in ACQUISITIONS if fn != "random" and all(fn in names for names in present)]

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -208,25 +207,26 @@ def test_who_lives_keeps_what_it_writes_and_who_died_does_not(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def _writes_beside_others(folder: Path, number: int) -> None:
-    for turn in range(60):
-        durable.remove_leftovers(folder)
-        durable.write_bytes(folder / f"file-{number}", b"x", sync=False)
-        with durable.building(folder / f"folder-{number}-{turn}") as build:
-            (build / "one").write_bytes(b"y")
-            durable.place_folder(build, folder / f"folder-{number}-{turn}")
+BESIDE_OTHERS = """
+import sys
+from pathlib import Path
+from curate import durable
+folder, number = Path(sys.argv[1]), sys.argv[2]
+for turn in range(40):
+    durable.remove_leftovers(folder)
+    durable.write_bytes(folder / f"file-{number}", b"x", sync=False)
+    with durable.building(folder / f"folder-{number}-{turn}") as build:
+        (build / "one").write_bytes(b"y")
+        durable.place_folder(build, folder / f"folder-{number}-{turn}")
+"""
 
 
 def test_who_clears_a_folder_takes_nothing_from_those_who_write_there(tmp_path: Path) -> None:
     """As commands do that are started at once and write side by side; a file is not held before it is there."""
-    apart = multiprocessing.get_context("spawn")
-    processes = [apart.Process(target=_writes_beside_others, args=(tmp_path, number)) for number in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * 4
-    assert len(list(tmp_path.iterdir())) == 4 + 4 * 60
+    command = [sys.executable, "-c", BESIDE_OTHERS, str(tmp_path)]
+    processes = [subprocess.Popen([*command, str(number)]) for number in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    assert len(list(tmp_path.iterdir())) == 4 + 4 * 40
 
 
 def test_of_two_prunes_into_one_folder_the_later_is_refused(toy_scores: Path, tmp_path: Path) -> None:

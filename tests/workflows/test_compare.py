@@ -46,6 +46,19 @@ def test_two_runs_are_correlated_as_scipy_does(two_runs: tuple[Path, Path], caps
     assert row["overlap"]["0.25"] == pytest.approx(len(tops[0] & tops[1]) / 12)
 
 
+def test_seeds_of_one_member_are_compared_by_what_one_member_can_be_asked(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "scores"
+    words = ["--out", str(out), *TOY[:4], "--epochs", "1", "--checkpoints", "1", *TOY[8:], "--per-seed"]
+    assert run(["score", str(pool_folder), *words]) == 0
+    found = {row["fn"] for row in compared(capsys, out, "--consensus")["agreement"]}
+    assert {"entropy", "error_count", "aum"} <= found
+    assert not found & {"mutual_information", "variation_ratio"}
+    assert run(["compare", str(out), "--fn", "variation_ratio"]) == 1
+    assert "keeps no 'variation_ratio' of single seeds, which have one member each" in capsys.readouterr().err
+
+
 def test_a_target_is_held_against_runs_and_their_rank_combination(
     two_runs: tuple[Path, Path], toy_scores: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

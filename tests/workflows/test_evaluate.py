@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from conftest import png, write_tar
 
+from curate import durable
 from curate.cli import run
 from curate.manifest.schema import load_head
 
@@ -63,6 +64,38 @@ def test_the_table_holds_kept_random_and_all(
     assert not list((out / "work").rglob("*.safetensors"))
     text = (out / "table.md").read_text()
     assert "| random | 24 | 2 |" in text
+
+
+def test_processes_share_the_runs_of_one_evaluation(
+    toy_manifest: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A lock is the file's, so that this process stands for another one, which trains on everything meanwhile."""
+    out = tmp_path / "evaluation"
+    capsys.readouterr()
+    with durable.claim(out / "work" / "preact_resnet20" / "all" / "000.claim") as is_free:
+        assert is_free
+        assert evaluate(toy_manifest, test_folder, out, "--seeds", "1") == 0
+        assert "1 more runs are trained by other processes" in capsys.readouterr().err
+        assert "| all | " in (out / "table.md").read_text()
+        assert len(list(out.glob("runs/*/*/*.json"))) == 2
+    assert evaluate(toy_manifest, test_folder, out, "--seeds", "1", "--json") == 0
+    assert {row["kind"]: row["n"] for row in shown(capsys)["rows"]} == {"manifest": 1, "random": 1, "all": 1}
+    assert not list((out / "work").rglob("*.claim"))
+
+
+def test_two_processes_started_at_once_train_each_target_once(
+    toy_manifest: Path, test_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "evaluation"
+    words = ["evaluate", str(toy_manifest), "--test", str(test_folder), "--out", str(out), *TARGET, "--seeds", "2"]
+    both = [
+        subprocess.Popen([sys.executable, "-m", "curate", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    errors = [process.communicate(timeout=200)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert len(list(out.glob("runs/*/*/*.json"))) == 6
+    assert not list((out / "work").rglob("*.safetensors"))
 
 
 def test_of_a_folder_in_the_pool_and_undecodable_samples(
