@@ -8,7 +8,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import UnionType
@@ -16,6 +17,7 @@ from typing import IO, Any
 
 from curate.errors import RunError
 
+WAIT_SECONDS = 0.5
 _LEFTOVER = re.compile(r"^\..+\.[0-9a-f-]+\.tmp$")
 
 
@@ -192,29 +194,35 @@ def _hold(descriptor: int, path: Path) -> bool:
 
 
 @contextmanager
-def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
+def lock(folder: Path, *, waiting: Callable[[str], object] | None = None) -> Iterator[None]:
     """Holds a folder for this process, and clears it of what dead ones left half-written.
 
     The system lets go of it however the process ends.
 
+    Args:
+        folder: which; it is made where it is not there.
+        waiting: called every half second with the process that holds it, until it does no longer.
+
     Raises:
-        RunError: another process holds it, and this one does not `wait`.
+        RunError: another process holds it, and this one does not wait.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+        while not _take(file):
             file.seek(0)
             owner = file.read().strip() or "unknown"
-            raise RunError(
-                f"{folder} is in use by process {owner}.", hint="Wait for it, or choose another --out."
-            ) from None
+            if waiting is None:
+                raise RunError(f"{folder} is in use by process {owner}.", hint="Wait for it, or choose another --out.")
+            waiting(owner)
+            time.sleep(WAIT_SECONDS)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         remove_leftovers(folder, below=True)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # also for children that have it open
 
 
 @contextmanager
@@ -222,9 +230,17 @@ def claim(path: Path) -> Iterator[bool]:
     """Yields whether a piece of work, named by a file, is this process's for now; it waits for nobody."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
+        is_free = _take(file)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_free = True
-        except BlockingIOError:
-            is_free = False
-        yield is_free
+            yield is_free
+        finally:
+            if is_free:
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _take(file: IO[Any]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -42,7 +42,8 @@ def as_stage(progress: Progress, name: str, unit: str) -> Callable[[int, int, st
 class Deadline:
     """Passes everything on, and ends the work where it says how far it is after the time that was allowed.
 
-    Work that can be killed at any moment loses nothing by that but the epoch or the shard that was begun.
+    Work that can be killed at any moment loses nothing by that but the epoch or the shard that was begun, and on a
+    GPU the epochs of some seconds.
     """
 
     def __init__(self, progress: Progress, seconds: float) -> None:

@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -243,7 +244,8 @@ class StoredPixels:
                 self.rows.is_bad_N[self.rows.offset_S[index] + sample.ordinal] = True
             self.bad += bad
         if self._array is not None and self._fits(self._array):
-            self._resident, self._array = torch.from_numpy(self._array).to(self._device), None
+            with suppress(torch.OutOfMemoryError):  # another process was faster: batches travel, then
+                self._resident, self._array = torch.from_numpy(self._array).to(self._device), None
         progress(len(self.rows), "")
 
     def _fits(self, array: Pixel) -> bool:

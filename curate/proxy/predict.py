@@ -51,15 +51,16 @@ class VoteSums:
             probs, torch.zeros(size, dtype=torch.float64, device=device), torch.zeros_like(probs, dtype=torch.int32)
         )
 
-    def add(self, logits_BC: Tensor) -> None:
-        """Adds one member's logits."""
+    def add(self, logits_BC: Tensor) -> Tensor:
+        """Adds one member's logits; returns the class of each sample that it votes for."""
         logs_BC = torch.log_softmax(logits_BC.double(), 1)
         probs_BC = logs_BC.exp()
         self.probs_BC += probs_BC
         self.entropy_B -= (probs_BC * logs_BC.nan_to_num(neginf=0.0)).sum(1)
-        votes_B = logits_BC.argmax(1, keepdim=True)
-        self.votes_BC.scatter_add_(1, votes_B, torch.ones_like(votes_B, dtype=torch.int32))
+        vote_B = logits_BC.argmax(1)
+        self.votes_BC.scatter_add_(1, vote_B[:, None], torch.ones_like(vote_B[:, None], dtype=torch.int32))
         self.members += 1
+        return vote_B
 
     def ensemble(self, label_B: NDArray[np.int32], identity_B: IdentityArray | None = None) -> Ensemble:
         """Returns the sums as an ensemble."""
@@ -102,10 +103,10 @@ class _Batch:
         sums = [self.whole, *self.by_seed.values()]
         return sum(t.nbytes for t in (self.inputs, *(t for s in sums for t in (s.probs_BC, s.entropy_B, s.votes_BC))))
 
-    def add(self, seed: int, logits_BC: Tensor) -> None:
-        self.whole.add(logits_BC)
+    def add(self, seed: int, logits_BC: Tensor) -> Tensor:
         if seed in self.by_seed:
             self.by_seed[seed].add(logits_BC)
+        return self.whole.add(logits_BC)
 
     def predicted(self) -> Predicted:
         by_seed = {seed: sums.ensemble(self.label_B) for seed, sums in self.by_seed.items()}
@@ -180,8 +181,7 @@ def _voted(plan: Plan, model: nn.Module, batch: _Batch, seed: int) -> tuple[Tens
     with torch.inference_mode():
         with autocast(plan):
             logits_BC: Tensor = model(batch.inputs).float()
-        batch.add(seed, logits_BC)
-        return logits_BC.argmax(1), torch.isfinite(logits_BC).all(1)
+        return batch.add(seed, logits_BC), torch.isfinite(logits_BC).all(1)
 
 
 def in_blocks(parts: Iterable[Part], size: Callable[[Part], int], limit: int) -> Iterator[list[Part]]:

@@ -97,7 +97,8 @@ def train_member(
         if has_ended(epoch, _val(history), train) or time.monotonic() - saved >= SAVE_EVERY[plan.kind]:
             _save_state(folder / STATE, model, optimizer, history, dynamics)
             saved = time.monotonic()
-        _keep_members(folder, [e for e in range(1, epoch + 1) if may_be_member(e, epoch, _val(history), train)])
+            # Not before: a run that is killed goes on from the state, and its members may turn out others.
+            _keep_members(folder, [e for e in range(1, epoch + 1) if may_be_member(e, epoch, _val(history), train)])
 
 
 def check_state(folder: Path) -> None:

@@ -58,8 +58,9 @@ def arms_of(manifests: Sequence[Path], pool: Pool, rows: Rows, labelled_K: RowAr
     kept = [_kept(folder, pool, rows, labelled_K) for folder in manifests]
     first = dict[str, Path]()
     for folder, arm in zip(manifests, kept, strict=True):
-        if (other := first.setdefault(arm.digest, folder)) is not folder:
-            raise UsageError(f"{other} and {folder} are the same manifest.", hint="Name each once.")
+        if arm.digest in first:
+            raise UsageError(f"{first[arm.digest]} and {folder} are the same manifest.", hint="Name each once.")
+        first[arm.digest] = folder
     sizes = sorted({arm.samples for arm in kept})
     return [*kept, *(_random(size, labelled_K) for size in sizes), _all(labelled_K)]
 

@@ -17,6 +17,7 @@ from curate.proxy.augment import augmented
 from curate.proxy.models import build_model, parameter_count
 from curate.proxy.pixels import Form
 from curate.proxy.plan import Plan, autocast, normalised
+from curate.proxy.step import WARM_UP, Step
 from curate.proxy.training import build_optimizer
 from curate.workflows.run import Request, given_members
 from curate.workflows.setting import plan_for, settle
@@ -63,24 +64,20 @@ def estimate(request: Request) -> dict[str, Any]:
 def _timed(plan: Plan, form: Form, size: int) -> tuple[float, float]:
     """Returns seconds a sample for a training step and for a forward pass, medians of a few."""
     model = build_model(plan.spec, seed=0).to(plan.device)
-    optimizer = build_optimizer(model, plan.train)
+    step = Step(plan, model, build_optimizer(model, plan.train), None)
     draw = np.random.default_rng(0)
     # Characters are few, and every number below their count is a pixel and a word's hash too.
     pixels = torch.from_numpy(draw.integers(1, CHARACTERS, (size, *form.of_row)).astype(form.dtype)).to(plan.device)
     label_B = torch.zeros(size, dtype=torch.long, device=plan.device)
     steps, forwards = list[float](), list[float]()
-    for _ in range(STEPS):
+    for _ in range(STEPS + (WARM_UP + 1 if plan.kind == "cuda" else 0)):
         started = time.perf_counter()
         inputs = normalised(augmented(pixels, plan.augment, draw), plan)
-        with autocast(plan):
-            loss = torch.nn.functional.cross_entropy(model(inputs).float(), label_B)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
-        optimizer.step()
-        loss.item()
+        step(inputs, label_B, plan.train.rate).loss.item()
         middle = time.perf_counter()
         with torch.inference_mode(), autocast(plan):
             float(model(inputs).float().sum())
         steps.append(middle - started)
         forwards.append(time.perf_counter() - middle)
+    steps, forwards = steps[-STEPS:], forwards[-STEPS:]
     return sorted(steps)[STEPS // 2] / size, sorted(forwards)[STEPS // 2] / size

@@ -7,8 +7,8 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -120,65 +120,105 @@ def evaluate(request: Request, progress: Progress | None = None) -> dict[str, An
     Cost: (manifests + sizes + 1) x targets x seeds x members training runs.
     """
     progress = progress or Silent()
-    targets = list(request.targets) or [request.recipe.proxy.name]
-    for name in targets:
+    for name in _targets(request):
         check_name(name)
-    is_shared = request.scheme == SCRATCH and request.anew is None
-    with ExitStack() as held:
-        held.enter_context(durable.lock(request.out, wait=is_shared))
+    if request.scheme == SCRATCH and request.anew is None:
+        return _evaluated(request, progress, lambda: durable.lock(request.out, waiting=_waits(progress)))
+    with durable.lock(request.out):
+        return _evaluated(request, progress, nullcontext)
+
+
+Alone = Callable[[], AbstractContextManager[None]]
+
+
+def _waits(progress: Progress) -> Callable[[str], None]:
+    """Returns what says once which process is waited for, and lets a deadline look at every turn."""
+    told = set[str]()
+
+    def waiting(owner: str) -> None:
+        if owner not in told:
+            progress.stage(f"wait for process {owner}", 1, "process")
+            told.add(owner)
+        progress.at(0)
+
+    return waiting
+
+
+def _targets(request: Request) -> list[str]:
+    return list(request.targets) or [request.recipe.proxy.name]
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What the runs of an evaluation share."""
+
+    run: Run
+    plans: dict[str, Plan]
+    pixels: Pixels
+    labelled_K: RowArray
+    val: HeldOut | None
+    test: HeldOut
+
+
+def _evaluated(request: Request, progress: Progress, alone: Alone) -> dict[str, Any]:
+    """Evaluates; what is written for all runs, and the tables, while no other process does so (`alone`)."""
+    with alone():
         recipe = _of_target(request.recipe)
         run = open_run(_run_request(request, recipe), progress)
-        plans = {name: _plan(run, recipe, name) for name in targets}
+        plans = {name: _plan(run, recipe, name) for name in _targets(request)}
         for plan in plans.values():
             check_fits(plan.spec)
-        check_others(run)
-        _check_reading(run, targets)
-        if is_shared and run.setting.store != "disk":
-            held.close()
-        pixels = open_pixels(run.pool, run.setting, recipe, request.out / "pixels", progress, is_checked=True)
-        labelled_K, val = split(run, pixels)
-        test = other_shards(run, "test")
-        _check_record(request, run, test)
-        if is_shared:
-            held.close()
-        cells = list[Cell]()
-        numbers = range(request.seeds)
-        for part in [[number] for number in numbers] if request.anew else [numbers]:
-            if request.anew:
-                own = replace(request, scores=[scores_of(request.out, part[0])])
-                arms = arms_anew(request.anew, run.request, run, pixels, labelled_K, part[0], progress)
-            else:
-                own, arms = request, arms_of(request.manifests, run.pool, pixels.rows, labelled_K)
-            fresh = list(_cells(own, arms, targets, part))
-            _run_missing(own, fresh, run, plans, pixels, val, test, len(labelled_K), progress)
-            cells += fresh
+        _check_record(request, run, check_others(run))
+        _check_reading(run, list(plans))
+        on_disk = _decoded(request, run, plans, progress) if run.setting.store == "disk" else None
+    ground = on_disk or _decoded(request, run, plans, progress)
+    cells = list[Cell]()
+    for part in [[number] for number in range(request.seeds)] if request.anew else [range(request.seeds)]:
+        if request.anew:
+            own = replace(request, scores=[scores_of(request.out, part[0])])
+            arms = arms_anew(request.anew, run.request, run, ground.pixels, ground.labelled_K, part[0], progress)
+        else:
+            own, arms = request, arms_of(request.manifests, run.pool, ground.pixels.rows, ground.labelled_K)
+        fresh = list(_cells(own, arms, list(plans), part))
+        _run_missing(own, fresh, ground, progress)
+        cells += fresh
+    with alone():
         return _tables(request, cells)
 
 
-def _run_missing(
-    request: Request,
-    cells: Sequence[Cell],
-    run: Run,
-    plans: dict[str, Plan],
-    pixels: Pixels,
-    val: HeldOut | None,
-    test: HeldOut,
-    whole: int,
-    progress: Progress,
-) -> None:
+def _decoded(request: Request, run: Run, plans: dict[str, Plan], progress: Progress) -> _Ground:
+    recipe = run.request.recipe
+    pixels = open_pixels(run.pool, run.setting, recipe, request.out / "pixels", progress, is_checked=True)
+    labelled_K, val = split(run, pixels)
+    return _Ground(run, plans, pixels, labelled_K, val, other_shards(run, "test"))
+
+
+def _run_missing(request: Request, cells: Sequence[Cell], ground: _Ground, progress: Progress) -> None:
     missing = [cell for cell in cells if not cell.path(request.out).exists()]
     progress.stage("train targets", len(missing), "runs")
-    for done, cell in enumerate(missing):
-        claim, result = cell.claim(request.out), cell.path(request.out)
-        with durable.claim(claim) as is_free:
-            if is_free and not result.exists():
-                progress.at(done, f"{cell.target} on {cell.arm.name}, seed {cell.number}")
-                plan = plans[cell.target]
-                _run_cell(request, cell, plan, pixels, test, whole, progress, validation(run, val, plan))
-                claim.unlink()  # whoever waits with it open finds the result
+    for done, cell in enumerate(_claimed(missing, request.out)):
+        progress.at(done, f"{cell.target} on {cell.arm.name}, seed {cell.number}")
+        _run_cell(request, cell, ground, progress)
     progress.at(len(missing), "")
     if elsewhere := sum(not cell.path(request.out).exists() for cell in cells):
         progress.note(f"{elsewhere} more runs are trained by other processes; then the same command shows all.")
+
+
+def _claimed(cells: Sequence[Cell], out: Path) -> Iterator[Cell]:
+    """Yields the cells that have not run, each while it is held; goes round until none is left that nobody holds."""
+    is_done = False
+    while not is_done:
+        is_done = True
+        for cell in cells:
+            claim, result = cell.claim(out), cell.path(out)
+            if result.exists():
+                continue
+            with durable.claim(claim) as is_free:
+                if is_free and not result.exists():
+                    is_done = False
+                    yield cell
+                if is_free and result.exists():
+                    claim.unlink(missing_ok=True)  # whoever has it open finds the result
 
 
 def planned(request: Request) -> dict[str, Any]:
@@ -223,10 +263,10 @@ def _shards_of(request: Request) -> tuple[list[str], Path]:
     return [str(root / line.name) for line in read_lines(folder)], root
 
 
-def _check_record(request: Request, run: Run, test: HeldOut) -> None:
+def _check_record(request: Request, run: Run, test: str) -> None:
     """Results that mean different things never share a folder."""
     fresh = {
-        "test": test.fingerprint, "equal": request.equal, "members": request.members, "scheme": request.scheme,
+        "test": test, "equal": request.equal, "members": request.members, "scheme": request.scheme,
         "anew": request.anew.recipe.digest if request.anew else "",
     }  # fmt: skip
     path = request.out / RECORD
@@ -282,16 +322,9 @@ def stretched(train: Train, samples: int, whole: int) -> Train:
     )
 
 
-def _run_cell(
-    request: Request,
-    cell: Cell,
-    plan: Plan,
-    pixels: Pixels,
-    test: HeldOut,
-    whole: int,
-    progress: Progress,
-    validate: Validate | None,
-) -> None:
+def _run_cell(request: Request, cell: Cell, ground: _Ground, progress: Progress) -> None:
+    plan, test, whole = ground.plans[cell.target], ground.test, len(ground.labelled_K)
+    validate = validation(ground.run, ground.val, plan)
     first = FIRST_SEED + cell.number
     rows_K = cell.arm.rows(first)
     starts = request.scheme == PRETRAIN and cell.arm.kind != ALL
@@ -304,7 +337,7 @@ def _run_cell(
         start = cell.full(request.out, member)
         own = _finetuning(plan, start) if starts else plan
         folder = work / str(member)
-        _train(own, pixels, rows_K, seed, folder, progress, validate)
+        _train(own, ground.pixels, rows_K, seed, folder, progress, validate)
         [epoch] = settled_members(folder, own.train)
         members.append(Member(seed, epoch, member_path(folder, epoch)))
         epochs += len(history_of(folder))

@@ -150,13 +150,15 @@ def _places(run: Run, sources: Sequence[str]) -> list[int]:
     return places
 
 
-def check_others(run: Run) -> None:
-    """Refuses what `--val` and `--test` cannot be, before anything is decoded or trained. Raises as `other_shards`."""
+def check_others(run: Run) -> str:
+    """Refuses what `--val` and `--test` cannot be, before anything is decoded or trained. Raises as `other_shards`.
+
+    Returns the fingerprint of the test shards, empty where none are named.
+    """
     request = run.request
     if request.val and _fraction(request.val) is None and not _places(run, request.val):
         _other_pool(run, "val")
-    if request.test:
-        _other_pool(run, "test")
+    return _other_pool(run, "test").fingerprint if request.test else ""
 
 
 def other_shards(run: Run, name: str) -> HeldOut:

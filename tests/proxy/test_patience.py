@@ -13,7 +13,7 @@ from curate.errors import RunError
 from curate.proxy.models import ModelSpec
 from curate.proxy.plan import Plan
 from curate.proxy.sealed import load_sealed, save_sealed
-from curate.proxy.training import history_of, is_trained, member_path, settled_members, train_member
+from curate.proxy.training import SAVE_EVERY, history_of, is_trained, member_path, settled_members, train_member
 from curate.recipe import Augment, Train
 
 VAL = [0.1, 0.5, 0.2, 0.3, 0.4, 0.45, 0.1, 0.9]
@@ -54,6 +54,39 @@ def test_a_killed_training_keeps_its_patience(tmp_path: Path, member: str) -> No
     assert [path.name for path in files[0]] == [path.name for path in files[1]]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))
     assert [record["val"] for record in history_of(tmp_path / "parts")] == VAL[:6]
+
+
+def test_a_training_killed_between_two_saves_has_its_members_whatever_the_second_try_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epoch 4 is the best so far and is never saved with its state; on the second try it is not the best."""
+    settings = STEERED.model_copy(update={"member": "best", "epochs": 6, "stop_after": 0})
+    plan = Plan(
+        ModelSpec("preact_resnet20", 3, 3, 8, "small"), settings, Augment(flip=False, translate_px=0),
+        (0.5,) * 3, (0.25,) * 3, False, "cpu",
+    )  # fmt: skip
+
+    def on_epoch(epoch: int, model: Any, record: dict[str, Any]) -> None:
+        if tries == 1:
+            monkeypatch.setitem(SAVE_EVERY, "cpu", 0.0 if epoch < 4 else 1e9)
+            if epoch == 5:
+                raise KeyboardInterrupt
+
+    def go(val_E: list[float]) -> None:
+        val = iter(val_E)
+        train_member(
+            plan, FixedPixels("rising"), np.arange(2, 12), seed=0, folder=tmp_path,
+            progress=lambda epoch, seen: None, on_epoch=on_epoch, validate=lambda model: next(val),
+        )  # fmt: skip
+
+    tries = 1
+    with pytest.raises(KeyboardInterrupt):
+        go([0.1, 0.5, 0.2, 0.9, 0.3])
+    assert len(history_of(tmp_path)) == 3
+    tries = 2
+    go([0.4, 0.3, 0.2])
+    assert settled_members(tmp_path, settings) == [2]
+    assert sorted(tmp_path.glob("epoch-*")) == [member_path(tmp_path, 2)]
 
 
 def test_the_rate_drops_when_accuracy_does_not_rise(tmp_path: Path) -> None:

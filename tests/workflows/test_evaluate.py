@@ -1,11 +1,13 @@
 """`curate evaluate` on a toy pool: every run is a file, what is there is not run again, tables say what was not run."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -95,7 +97,40 @@ def test_two_processes_started_at_once_train_each_target_once(
     errors = [process.communicate(timeout=200)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
     assert len(list(out.glob("runs/*/*/*.json"))) == 6
-    assert not list((out / "work").rglob("*.safetensors"))
+    assert not [path for path in (out / "work").rglob("*") if path.is_file()]
+    assert len(json.loads((out / "table.json").read_bytes())["rows"]) == 3
+
+
+def test_a_run_that_its_process_gave_up_is_taken_over(
+    toy_manifest: Path, test_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is passed over while another process holds it; that one goes before the others are done."""
+    from curate.workflows import evaluate as module
+
+    out, held = tmp_path / "evaluation", ExitStack()
+    assert held.enter_context(durable.claim(out / "work" / "preact_resnet20" / "all" / "000.claim"))
+    run_cell, trained = module._run_cell, []
+
+    def run_one(request: object, cell: module.Cell, *words: object) -> None:
+        trained.append(cell.arm.name.partition("-")[0])
+        if len(trained) == 2:
+            held.close()
+        run_cell(request, cell, *words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_run_cell", run_one)
+    assert evaluate(toy_manifest, test_folder, out, "--seeds", "2") == 0
+    assert trained.count("all") == 2
+    assert len(list(out.glob("runs/*/*/*.json"))) == 6
+
+
+def test_who_waits_for_another_process_ends_when_its_time_is_up(
+    toy_manifest: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "evaluation"
+    capsys.readouterr()
+    with durable.lock(out):
+        assert evaluate(toy_manifest, test_folder, out, "--max-time", "1s") == 6
+    assert f"wait for process {os.getpid()}" in capsys.readouterr().err
 
 
 def test_of_a_folder_in_the_pool_and_undecodable_samples(
