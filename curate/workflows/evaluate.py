@@ -7,8 +7,8 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from curate.workflows.results import summarise, write_tables
 from curate.workflows.run import Request as RunRequest
 from curate.workflows.run import Run, open_run
 from curate.workflows.setting import open_pixels, plan_for
+from curate.workflows.sharing import Alone, alone_in, claimed
 
 RECORD, RUNS, WORK, FULL = "evaluation.json", "runs", "work", "full"
 SCRATCH, PRETRAIN = "scratch", "pretrain"
@@ -123,25 +124,9 @@ def evaluate(request: Request, progress: Progress | None = None) -> dict[str, An
     for name in _targets(request):
         check_name(name)
     if request.scheme == SCRATCH and request.anew is None:
-        return _evaluated(request, progress, lambda: durable.lock(request.out, waiting=_waits(progress)))
+        return _evaluated(request, progress, alone_in(request.out, progress))
     with durable.lock(request.out):
         return _evaluated(request, progress, nullcontext)
-
-
-Alone = Callable[[], AbstractContextManager[None]]
-
-
-def _waits(progress: Progress) -> Callable[[str], None]:
-    """Returns what says once which process is waited for, and lets a deadline look at every turn."""
-    told = set[str]()
-
-    def waiting(owner: str) -> None:
-        if owner not in told:
-            progress.stage(f"wait for process {owner}", 1, "process")
-            told.add(owner)
-        progress.at(0)
-
-    return waiting
 
 
 def _targets(request: Request) -> list[str]:
@@ -196,29 +181,12 @@ def _decoded(request: Request, run: Run, plans: dict[str, Plan], progress: Progr
 def _run_missing(request: Request, cells: Sequence[Cell], ground: _Ground, progress: Progress) -> None:
     missing = [cell for cell in cells if not cell.path(request.out).exists()]
     progress.stage("train targets", len(missing), "runs")
-    for done, cell in enumerate(_claimed(missing, request.out)):
+    for done, cell in enumerate(claimed(missing, request.out)):
         progress.at(done, f"{cell.target} on {cell.arm.name}, seed {cell.number}")
         _run_cell(request, cell, ground, progress)
     progress.at(len(missing), "")
     if elsewhere := sum(not cell.path(request.out).exists() for cell in cells):
         progress.note(f"{elsewhere} more runs are trained by other processes; then the same command shows all.")
-
-
-def _claimed(cells: Sequence[Cell], out: Path) -> Iterator[Cell]:
-    """Yields the cells that have not run, each while it is held; goes round until none is left that nobody holds."""
-    is_done = False
-    while not is_done:
-        is_done = True
-        for cell in cells:
-            claim, result = cell.claim(out), cell.path(out)
-            if result.exists():
-                continue
-            with durable.claim(claim) as is_free:
-                if is_free and not result.exists():
-                    is_done = False
-                    yield cell
-                if is_free and result.exists():
-                    claim.unlink(missing_ok=True)  # whoever has it open finds the result
 
 
 def planned(request: Request) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def test_processes_share_the_runs_of_one_evaluation(
     assert not list((out / "work").rglob("*.claim"))
 
 
+@pytest.mark.slow  # in the default tier: by claims in one process
 def test_two_processes_started_at_once_train_each_target_once(
     toy_manifest: Path, test_folder: Path, tmp_path: Path
 ) -> None:
