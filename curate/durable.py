@@ -187,10 +187,7 @@ def _hold(descriptor: int, path: Path) -> bool:
         return False
     except OSError:  # a file system without locks: then nobody can take it away either
         return True
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+    return path.exists()  # nobody else makes one of that name
 
 
 @contextmanager
