@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from benchmarks.arms import Measured
 from benchmarks.pools import opened
 from benchmarks.suite import LIMIT, OURS, Benchmark, Case, Setting, Target
+from benchmarks.training import ready
 from curate.pool.index import Pool
-from curate.proxy.augment import augmented
-from curate.proxy.device import has_fast_bf16, make_repeatable, on_device
+from curate.proxy.device import has_fast_bf16, make_repeatable
 from curate.proxy.models import ModelSpec, build_model, stem_for
 from curate.proxy.pixels import Shape, StoredPixels
 from curate.proxy.plan import Plan, autocast, normalised
@@ -43,16 +43,6 @@ def plan_of(name: str, batch: int, classes: int) -> Plan:
     spec = ModelSpec(name, classes, 3, SIDE, stem_for("auto", SIDE))
     train = Train(epochs=1, checkpoints=1, seeds=1, batch_size=batch, schedule="constant", warmup_epochs=0, rate=0.02)
     return Plan(spec, train, Augment(), (0.5,) * 3, (0.25,) * 3, has_fast_bf16("cuda"), "cuda")
-
-
-def ready(plan: Plan, pixels: StoredPixels, images: int) -> list[tuple[Tensor, Tensor]]:
-    """Returns augmented batches of whole size on the GPU."""
-    draw, rows_K = np.random.default_rng(0), np.arange(images // plan.train.batch_size * plan.train.batch_size)
-    return [
-        (normalised(augmented(pixels_B, plan.augment, draw), plan),
-         on_device(pixels.rows.label_N[rows_B].astype(np.int64), "cuda"))
-        for rows_B, pixels_B in pixels.epoch(rows_K, batch_size=plan.train.batch_size, seed=[0])
-    ]  # fmt: skip
 
 
 def network(plan: Plan) -> tuple[nn.Module, torch.optim.SGD]:
@@ -142,7 +132,7 @@ def cases_of(pool: Pool, setting: Setting, what: str) -> Iterator[Case]:
     classes, repeats = pool.classes.num_classes, setting.repeats
     for name, batch in TRAININGS[: 1 if setting.quick else None]:
         plan = plan_of(name, batch, classes)
-        batches = ready(plan, pixels, 64 * batch)
+        batches = ready(plan, pixels, np.arange(min(64, len(pixels.rows) // batch) * batch))
         acts = {
             OURS: by_curate(plan, pixels),
             "eager": by_eager_steps(plan, batches),

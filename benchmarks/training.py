@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.arms import Arm, compare, module, report
@@ -98,14 +99,18 @@ def train_stock(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64]) -> float:
     return total / seen
 
 
+def ready(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64]) -> list[tuple[Tensor, Tensor]]:
+    """Returns the augmented batches of an epoch, and their labels, on the device."""
+    draw = np.random.default_rng(0)
+    return [
+        (normalised(augmented(pixels_B, plan.augment, draw), plan), pixels.rows.labels_on(plan.device, rows_B))
+        for rows_B, pixels_B in pixels.epoch(rows_K, batch_size=plan.train.batch_size, seed=[0, 0])
+    ]
+
+
 def limit_of(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64]) -> Callable[[], float]:
     """Returns the training of one epoch whose batches are ready."""
-    draw = np.random.default_rng(0)
-    batches = [
-        (normalised(augmented(pixels_B, plan.augment, draw), plan),
-         torch.from_numpy(pixels.rows.label_N[rows_B]).long().to(plan.device))
-        for rows_B, pixels_B in pixels.epoch(rows_K, batch_size=plan.train.batch_size, seed=[0, 0])
-    ]  # fmt: skip
+    batches = ready(plan, pixels, rows_K)
     model = build_model(plan.spec, seed=0).to(plan.device).train()
     optimizer = build_optimizer(model, plan.train)
 

@@ -69,6 +69,10 @@ class Rows:
         """Returns the index of the shard that a row lies in."""
         return int(np.searchsorted(self.offset_S, row, side="right")) - 1
 
+    def labels_on(self, device: torch.device | str, rows_B: NDArray[np.int64]) -> Tensor:
+        """Returns the labels of rows on a device, shape (B,), int64."""
+        return on_device(self.label_N[rows_B].astype(np.int64), device)
+
     def __len__(self) -> int:
         return int(self.offset_S[-1])
 

@@ -282,7 +282,7 @@ def _held(plan: Plan, pixels: Pixels, rows_K: NDArray[np.int64], batch_size: int
         for rows_B, pixels_B in pixels.in_order(index, batch_size=batch_size):
             keep_B = chosen[rows_B]
             if keep_B.any():
-                label_B = on_device(pixels.rows.label_N[rows_B[keep_B]].astype(np.int64), plan.device)
+                label_B = pixels.rows.labels_on(plan.device, rows_B[keep_B])
                 total = torch.zeros(len(label_B), plan.spec.num_classes, device=plan.device)
                 kept_B = pixels_B[on_device(np.flatnonzero(keep_B), pixels_B.device)]
                 yield _Held(label_B, normalised(kept_B, plan), total)

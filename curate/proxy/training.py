@@ -24,7 +24,6 @@ from curate.acquisition.dynamics import STATE as DYNAMICS_STATE
 from curate.acquisition.dynamics import Dynamics
 from curate.errors import DivergedError, RunError
 from curate.proxy.augment import augmented
-from curate.proxy.device import on_device
 from curate.proxy.models import build_model
 from curate.proxy.pixels import Pixels
 from curate.proxy.plan import Plan, normalised
@@ -199,7 +198,7 @@ def _epoch(
     for rows_B, pixels_B in pixels.epoch(
         rows_K, batch_size=plan.train.batch_size, seed=(plan.train.seed, seed, epoch, 0)
     ):
-        label_B = on_device(pixels.rows.label_N[rows_B].astype(np.int64), plan.device)
+        label_B = pixels.rows.labels_on(plan.device, rows_B)
         inputs = normalised(augmented(pixels_B.to(plan.device, non_blocking=True), plan.augment, draw), plan)
         shown = step(inputs, label_B, rate_at(epoch + seen / len(rows_K), plan.train, dropped=dropped))
         if watch is not None and shown.watched is not None:

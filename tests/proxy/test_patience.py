@@ -20,12 +20,15 @@ VAL = [0.1, 0.5, 0.2, 0.3, 0.4, 0.45, 0.1, 0.9]
 STEERED = Train(epochs=9, checkpoints=1, batch_size=5, schedule="patience", patience=2, stop_after=4, warmup_epochs=0)
 
 
-def train(folder: Path, settings: Train, *, stop_at: Sequence[int] = (), val: Sequence[float] = VAL) -> None:
-    """Trains up to the end, killed after some epochs before their state is saved."""
-    plan = Plan(
+def plan_of(settings: Train) -> Plan:
+    return Plan(
         ModelSpec("preact_resnet20", 3, 3, 8, "small"), settings, Augment(flip=False, translate_px=0),
         (0.5,) * 3, (0.25,) * 3, False, "cpu",
     )  # fmt: skip
+
+
+def train(folder: Path, settings: Train, *, stop_at: Sequence[int] = (), val: Sequence[float] = VAL) -> None:
+    """Trains up to the end, killed after some epochs before their state is saved."""
 
     def on_epoch(epoch: int, model: Any, record: dict[str, Any]) -> None:
         if epoch in stops:
@@ -36,7 +39,7 @@ def train(folder: Path, settings: Train, *, stop_at: Sequence[int] = (), val: Se
     while not is_trained(folder, settings):
         try:
             train_member(
-                plan, FixedPixels("rising"), np.arange(2, 12), seed=0, folder=folder,
+                plan_of(settings), FixedPixels("rising"), np.arange(2, 12), seed=0, folder=folder,
                 progress=lambda epoch, seen: None, on_epoch=on_epoch,
                 validate=lambda model: val[len(history_of(folder))],
             )  # fmt: skip
@@ -61,10 +64,6 @@ def test_a_training_killed_between_two_saves_has_its_members_whatever_the_second
 ) -> None:
     """Epoch 4 is the best so far and is never saved with its state; on the second try it is not the best."""
     settings = STEERED.model_copy(update={"member": "best", "epochs": 6, "stop_after": 0})
-    plan = Plan(
-        ModelSpec("preact_resnet20", 3, 3, 8, "small"), settings, Augment(flip=False, translate_px=0),
-        (0.5,) * 3, (0.25,) * 3, False, "cpu",
-    )  # fmt: skip
 
     def on_epoch(epoch: int, model: Any, record: dict[str, Any]) -> None:
         if tries == 1:
@@ -75,7 +74,7 @@ def test_a_training_killed_between_two_saves_has_its_members_whatever_the_second
     def go(val_E: list[float]) -> None:
         val = iter(val_E)
         train_member(
-            plan, FixedPixels("rising"), np.arange(2, 12), seed=0, folder=tmp_path,
+            plan_of(settings), FixedPixels("rising"), np.arange(2, 12), seed=0, folder=tmp_path,
             progress=lambda epoch, seen: None, on_epoch=on_epoch, validate=lambda model: next(val),
         )  # fmt: skip
 
