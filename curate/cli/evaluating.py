@@ -238,6 +238,7 @@ def _draw_agreement(plot: Path, result: dict[str, Any]) -> None:
             "There is nothing to draw.",
             hint="--plot draws --epochs, --consensus, and --target where that keeps several seeds (--per-seed).",
         )
+    plot.parent.mkdir(parents=True, exist_ok=True)
     durable.write_bytes(plot, (picture if plot.suffix == ".svg" else page(picture)).encode())
     console.note(f"Drawn: {plot}")
 

@@ -10,7 +10,7 @@ from typing import Any
 from curate import __version__
 from curate.errors import ManifestError, RunError
 from curate.foreign import read_foreign
-from curate.manifest.lines import HEAD, read_source
+from curate.manifest.lines import HEAD, SOURCE, read_source
 from curate.manifest.schema import Head
 from curate.pool.index import Pool, load_pool
 from curate.scores import BAD, INDEX, SUMMARY, BadSample, Columns, read_bad, read_columns
@@ -81,7 +81,12 @@ def find_origin(folder: Path, head: Head, scores: Path | None = None, index: Pat
     Raises:
         ManifestError: they are not there, or are of another pool.
     """
-    source = read_source(folder)
+    source = _source(folder)
+    if not scores and not source:
+        raise ManifestError(
+            f"{folder} does not say what it was made from ({SOURCE} is missing).",
+            hint="Name scores of its pool with --scores.",
+        )
     if not scores and "scores" not in source:
         raise ManifestError(
             f"{folder} was drawn from an index alone: it has no scores.", hint="Name scores of its pool with --scores."
@@ -102,12 +107,17 @@ def find_origin(folder: Path, head: Head, scores: Path | None = None, index: Pat
 
 def find_pool(folder: Path, head: Head) -> Pool | None:
     """Returns the index of a manifest's pool where it still lies, else None."""
-    source = read_source(folder)
+    source = _source(folder)
     index = Path(source["index"]) if "index" in source else Path(source.get("scores", "")) / INDEX
     if not (index / "pool.json").exists():
         return None
     pool = load_pool(index)
     return pool if pool.fingerprint == head.pool.fingerprint else None
+
+
+def _source(folder: Path) -> dict[str, Any]:
+    """Returns what a manifest was made from; nothing of one that was published, which does not say it."""
+    return read_source(folder) if (folder / SOURCE).exists() else {}
 
 
 def check_pool(pool: Pool, folder: Path, head: Head) -> None:

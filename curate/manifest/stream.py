@@ -75,12 +75,12 @@ def copy_kept(
             broken(header.padded)
             raise
 
-    walk_kept(line, path, copy, preamble=write)
+    walk_kept(line, path, copy, preamble=write, data=write is not None)
     if write:
         write(END)
 
 
-def walk_kept(line: Line, path: Path, visit: Visit, *, preamble: Write | None = None) -> None:
+def walk_kept(line: Line, path: Path, visit: Visit, *, preamble: Write | None = None, data: bool = False) -> None:
     """Calls `visit` with the header of every kept entry in order, the stream standing at its data.
 
     `visit` must take or skip exactly `header.padded` bytes. The source's size and first header are
@@ -91,6 +91,7 @@ def walk_kept(line: Line, path: Path, visit: Visit, *, preamble: Write | None = 
         path: the source.
         visit: takes (header, stream).
         preamble: takes the bytes that go before the first entry.
+        data: whether `visit` reads the entries, so that the system is to read them ahead.
 
     Raises:
         ManifestError: the source is not the one that was pruned.
@@ -98,6 +99,8 @@ def walk_kept(line: Line, path: Path, visit: Visit, *, preamble: Write | None = 
     """
     check_source(line, path)
     with open_source(path, line.name, buffering=0) as stream:
+        if data and isinstance(stream, PlainStream):
+            stream.expect(line.spans())
         for header in kept_headers(line, stream, preamble=preamble):
             visit(header, stream)
 

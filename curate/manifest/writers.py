@@ -193,15 +193,16 @@ def _shown(key: str) -> str:
 
 
 def datacomp(kept: Kept, build: Path, out: Path) -> list[str]:
-    keys = [key.rpartition("/")[2] for _, key, _ in _samples(kept)]
-    wrong = [key for key in keys if not re.fullmatch(r"[0-9a-f]{32}", key)]
+    keys = [key for _, key, _ in _samples(kept)]
+    uids = [key.rpartition("/")[2] for key in keys]
+    wrong = [key for key, uid in zip(keys, uids, strict=True) if not re.fullmatch(r"[0-9a-f]{32}", uid)]
     if wrong:
         raise UsageError(
             f"The key '{printable(wrong[0])}' is no uid.", hint="DataComp names samples by 32 hexadecimal digits."
         )
-    uids = np.array([(int(key[:16], 16), int(key[16:], 16)) for key in keys], np.dtype("u8,u8"))
-    uids.sort()
-    np.save(build / "uids.npy", uids)
+    uid_K = np.array([(int(uid[:16], 16), int(uid[16:], 16)) for uid in uids], np.dtype("u8,u8"))
+    uid_K.sort()
+    np.save(build / "uids.npy", uid_K)
     return [f"python resharder.py -s {out / 'uids.npy'} -i SHARDS -o OUT"]
 
 

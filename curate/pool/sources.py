@@ -24,6 +24,7 @@ SUFFIXES = {".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".tar.zst": "t
 BUFFER_BYTES = 1 << 18
 SKIP_BYTES = 1 << 20
 FLAKY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)  # what a network file system says in passing
+PAUSE_SECONDS = 2e-4  # in which a reader takes some 100 KiB
 WAITS_SECONDS = (0.05, 0.25, 1.0)  # before a read is tried again
 ASKED_BYTES = 1 << 17  # in one request for bytes ahead, which Linux cuts there
 AHEAD_BYTES = 1 << 24  # from where a reader is to what is asked for
@@ -101,6 +102,11 @@ class PlainStream:
         self._file = file
         self._size = os.fstat(file.fileno()).st_size
         self._at = 0
+        self._asked = ReadAhead(file, ())
+
+    def expect(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Has the system read parts ahead, (start, end) in their order, and nothing between them; `skip` goes there."""
+        self._asked = ReadAhead(self._file, spans)
 
     def read(self, size: int, /) -> bytes:
         try:
@@ -114,6 +120,7 @@ class PlainStream:
         step = max(0, min(size, self._size - self._at))
         if step:
             self._at = self._file.seek(self._at + step)
+        self._asked.reached(self._at)
         return step
 
     def tell(self) -> int:
@@ -130,13 +137,22 @@ class PlainStream:
         """
         start = self._at
         try:
-            while (left := start + size - self._at) and (moved := os.splice(self._file.fileno(), pipe, left)):
+            while (left := start + size - self._at) and (moved := _splice(self._file.fileno(), pipe, left)):
                 self._at += moved
         except BrokenPipeError:
             raise
         except OSError:
             pass
         return self._at - start
+
+
+def _splice(source: int, pipe: int, size: int) -> int:
+    """Moves some bytes; lets the reader of a full pipe have a part of it first, where each page would wake us."""
+    try:
+        return os.splice(source, pipe, size, flags=os.SPLICE_F_NONBLOCK)
+    except BlockingIOError:
+        time.sleep(PAUSE_SECONDS)
+        return os.splice(source, pipe, size)
 
 
 class _ReadError(Exception):

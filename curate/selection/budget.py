@@ -46,7 +46,13 @@ class Amount:
 
 @dataclass(frozen=True)
 class Keep(Amount):
-    """What to keep: a fraction in (0, 1] or a count of at least 2; see `parse_keep`."""
+    """What to keep: a fraction in (0, 1] or a count of at least 2; see `parse_keep`.
+
+    Attributes:
+        what: the word for it in messages.
+    """
+
+    what: str = "keep"
 
     def budget(self, total: int) -> int:
         """Returns how many of `total` samples to keep, at least 1; fractions are rounded half up.
@@ -57,7 +63,7 @@ class Keep(Amount):
         kept = self.of(total)
         if kept < 1:
             raise UsageError(
-                f"keep '{self.text}' of {total:,} samples is {float(self.value * total):.3g}, rounded to 0",
+                f"{self.what} '{self.text}' of {total:,} samples is {float(self.value * total):.3g}, rounded to 0",
                 hint="At least one sample must be kept: ask for a larger fraction, or a count.",
             )
         return kept
@@ -68,24 +74,28 @@ class Outliers(Amount):
     """What to set aside before keeping: a fraction in [0, 1) or a count; see `parse_outliers`."""
 
 
-def parse_keep(text: str) -> Keep:
+def parse_keep(text: str, *, what: str = "keep") -> Keep:
     """Returns what to keep: "0.8", "80%" and "1.0" are fractions in (0, 1], "640000" is a count.
+
+    Args:
+        text: as a person wrote it.
+        what: the word for it in messages, the option's.
 
     Raises:
         UsageError: neither; or a bare 1, which could mean everything or one sample.
     """
-    value, is_fraction = _parse(text, what="keep", example="0.8, 80% or a count such as 40000")
+    value, is_fraction = _parse(text, what=what, example="0.8, 80% or a count such as 40000")
     if not is_fraction and value == 1:
         raise UsageError(
-            f"keep '{text}' is ambiguous: everything, or one sample?",
+            f"{what} '{text}' is ambiguous: everything, or one sample?",
             hint="1.0 or 100% keeps everything; a count starts at 2.",
         )
     if value <= 0 or (is_fraction and value > 1):
         raise UsageError(
-            f"keep '{text}' is out of range",
+            f"{what} '{text}' is out of range",
             hint="A fraction lies above 0 and is at most 1 (0.8, 80%); a count starts at 2.",
         )
-    return Keep(text, value, is_fraction)
+    return Keep(text, value, is_fraction, what)
 
 
 def parse_outliers(text: str) -> Outliers:
@@ -120,13 +130,13 @@ def divide(keep: Keep, outliers: Outliers, total: int) -> tuple[int, int]:
         both = keep.value + outliers.value
         if both > 1:
             raise UsageError(
-                f"keep '{keep.text}' and outliers '{outliers.text}' sum to {float(both):.6g}, more than 1",
+                f"{keep.what} '{keep.text}' and outliers '{outliers.text}' sum to {float(both):.6g}, more than 1",
                 hint=hint,
             )
         return kept, min(aside, total - kept)
     if kept + aside > total:
         raise UsageError(
-            f"keep '{keep.text}' and outliers '{outliers.text}' of {total:,} samples are "
+            f"{keep.what} '{keep.text}' and outliers '{outliers.text}' of {total:,} samples are "
             f"{kept:,} + {aside:,} = {kept + aside:,}, which is {kept + aside - total:,} too many",
             hint=hint,
         )

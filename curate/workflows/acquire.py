@@ -42,6 +42,7 @@ from curate.workflows.setting import Setting, open_pixels, settle
 RECORD = "acquire.json"
 CLASSES_SHOWN = 30
 RANDOM = "random"
+SCHEDULE = "--schedule"
 # What a sample without a label can be asked.
 FUNCTIONS = (*(name for name, row in ACQUISITIONS.items() if row.needs <= {"identity", "ensemble"}), K_CENTERS)
 
@@ -159,7 +160,10 @@ def check(request: Request) -> None:
     Raises:
         UsageError: no size, an unknown function, one that one member cannot be asked or that needs labels.
     """
-    keeps = [parse_keep(keep) for keep in request.keeps]
+    keeps = [
+        parse_keep(request.initial, what="--initial"),
+        *(parse_keep(keep, what=SCHEDULE) for keep in request.schedule),
+    ]
     given_members(RunRequest(request.shards, request.out, request.recipe, val=request.val))
     if request.fn not in FUNCTIONS:
         acquisition(request.fn)
@@ -221,7 +225,7 @@ def _check_sizes(work: Acquisition) -> None:
     head = load_head(work.round(0).manifest)
     there, before = head.totals.samples - sum(head.totals.failed.values()), head.totals.kept
     for keep in work.request.schedule:
-        size = parse_keep(keep).budget(there)
+        size = parse_keep(keep, what=SCHEDULE).budget(there)
         if size <= before:
             raise UsageError(
                 f"--schedule {keep} is {size:,} of {there:,} samples, no more than the {before:,} before it.",

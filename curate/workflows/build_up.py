@@ -105,7 +105,7 @@ def check(request: Request) -> None:
             that one member cannot be asked.
     """
     row = acquisition(request.fn)
-    keeps = [parse_keep(keep) for keep in request.schedule]
+    keeps = [parse_keep(keep, what="--schedule") for keep in request.schedule]
     outliers = parse_outliers(request.outliers)
     train = request.recipe.train
     if train.seeds * train.checkpoints < row.members:
@@ -118,13 +118,14 @@ def check(request: Request) -> None:
         raise UsageError(f"--schedule {','.join(request.schedule)} does not rise.", hint="Such as 0.2,0.4,0.8.")
     if keeps[-1].is_fraction and outliers.is_fraction and keeps[-1].value + outliers.value > 1:
         raise UsageError(
-            f"--outliers {request.outliers} and keep {keeps[-1].text} are more than all.", hint="Lower one of them."
+            f"--outliers {request.outliers} and --schedule {keeps[-1].text} are more than all.",
+            hint="Lower one of them.",
         )
 
 
 def _check_sizes(request: Request, good: int) -> None:
     """Refuses counts that the pool has not, before anything is trained."""
-    divide(parse_keep(request.schedule[-1]), parse_outliers(request.outliers), good)
+    divide(parse_keep(request.schedule[-1], what="--schedule"), parse_outliers(request.outliers), good)
 
 
 def _check_record(request: Request) -> None:

@@ -115,7 +115,7 @@ def correlations(
     """Returns {n, spearman, pearson, kendall, overlap: {top: share}} of the samples that have both scores."""
     both_N = np.isfinite(a_N) & np.isfinite(b_N)
     a_K, b_K, identity_K = a_N[both_N], b_N[both_N], identity_N[both_N]
-    overlap = {top: top_overlap(a_K, b_K, parse_keep(top).budget(len(a_K)), identity_K) for top in tops}
+    overlap = {top: top_overlap(a_K, b_K, parse_keep(top, what="--top").budget(len(a_K)), identity_K) for top in tops}
     return {
         "n": len(a_K), "spearman": spearman(a_K, b_K), "pearson": pearson(a_K, b_K), "kendall": kendall(a_K, b_K),
         "overlap": overlap,

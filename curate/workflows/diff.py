@@ -126,6 +126,7 @@ def write_samples(path: Path, result: Diff, a: Path, b: Path) -> None:
     """
     pool_a, pool_b = (find_pool(folder, load_whole(folder)) for folder in (a, b))
     moved = _by_shard([place for _, place in result.moved])
+    path.parent.mkdir(parents=True, exist_ok=True)
     with durable.replace(path) as file:
         for what, ordinals, pool in (
             (ADDED, result.added, pool_b), (REMOVED, result.removed, pool_a), (MOVED, moved, pool_b),

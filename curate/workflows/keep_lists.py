@@ -30,7 +30,7 @@ def keep_lists(scores: Path, fns: Sequence[str], fractions: Sequence[str], out: 
         UsageError: no fractions, one twice, or a function whose lists are not nested.
         RunError, ScoreError: as `prune` raises them.
     """
-    sizes = sorted((parse_keep(word).value, word) for word in fractions)
+    sizes = sorted((parse_keep(word, what="--curve").value, word) for word in fractions)
     if len({value for value, _ in sizes}) < max(2, len(sizes)):
         raise UsageError(
             f"--curve {','.join(fractions)}: expected two or more different fractions.", hint="Such as 0.3,0.5,0.7,0.9."

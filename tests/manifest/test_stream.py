@@ -1,10 +1,12 @@
 """What a consumer is handed: exactly the kept samples, or a failure that cannot be missed."""
 
 import os
+import resource
 import shlex
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +86,45 @@ def test_a_pipe_and_a_file_are_given_the_same_bytes(tmp_path: Path) -> None:
         assert subprocess.run([*CAT, tmp_path / "manifest", "x.tar"], stdout=file, check=False).returncode == 0
     assert (piped.returncode, piped.stdout) == (0, (tmp_path / "kept.tar").read_bytes())
     assert contents(tmp_path / "kept.tar") == {name: data for name, data in members if name[:2] not in ("k4", "k7")}
+
+
+def test_a_slow_reader_is_given_everything(tmp_path: Path) -> None:
+    """A full pipe makes the writer pause, whether it is read at once or after a while."""
+    random = np.random.default_rng(0)
+    write_tar(tmp_path / "pool" / "x.tar", [(f"k{n}.bin", random.bytes(200_000)) for n in range(10)])
+    prune_by([float(n % 2) for n in range(10)], tmp_path / "pool", "x.tar", 5, tmp_path)
+    whole = cat(tmp_path / "manifest", "x.tar").stdout
+    with subprocess.Popen([*CAT, str(tmp_path / "manifest"), "x.tar"], stdout=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout
+        found = b""
+        while chunk := process.stdout.read(100_001):
+            found += chunk
+            time.sleep(0.02)
+    assert process.returncode == 0
+    assert found == whole
+
+
+def test_from_storage_only_the_kept_samples_are_read(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    write_tar(tmp_path / "pool" / "x.tar", [(f"k{n}.bin", random.bytes(1 << 18)) for n in range(100)])
+    prune_by([float(n % 10 == 5) for n in range(100)], tmp_path / "pool", "x.tar", 10, tmp_path)
+    source = tmp_path / "pool" / "x.tar"
+    size = source.stat().st_size
+    if read_from_storage(source, ["cat", str(source)]) < size:
+        pytest.skip("the file stays in memory here")
+    assert read_from_storage(source, [*CAT, str(tmp_path / "manifest"), "x.tar"]) < 0.3 * size
+
+
+def read_from_storage(path: Path, command: list[str]) -> int:
+    """Returns the bytes that a command has the storage read, after the pages of a file were dropped."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.communicate()
+    assert process.returncode == 0
+    return 512 * (resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock - before)
 
 
 def test_the_moved_pool_is_found_through_root(toy_manifest: Path, pool_folder: Path, tmp_path: Path) -> None:

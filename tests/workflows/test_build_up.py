@@ -137,7 +137,7 @@ def test_who_cannot_be_decoded_is_never_drawn_where_pixels_are_streamed(tmp_path
     ("words", "said"),
     [
         (["--schedule", "0.5,0.2"], "does not rise"),
-        (["--schedule", "0.5,1.2"], "1.2"),
+        (["--schedule", "0.5,1.2"], "--schedule '1.2' is out of range"),
         (["--schedule", "0.5"], "at least two"),
         (["--schedule", "0.5,20"], "mixes"),
         (["--schedule", "0.2,0.9", "--outliers", "0.2"], "more than all"),

@@ -33,6 +33,16 @@ def test_two_manifests_of_one_pool(tmp_path: Path, capsys: pytest.CaptureFixture
     ]  # fmt: skip
 
 
+def test_published_manifests_are_listed_without_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those do not say where their shards and their index lie."""
+    pool = {"a.tar": keys(0, 5)}
+    a, b = make_manifest(tmp_path / "a", pool, keys(0, 2)), make_manifest(tmp_path / "b", pool, keys(0, 3))
+    for folder in (a, b):
+        (folder / "source.json").unlink()
+    assert difference(a, b, capsys, "--list", str(tmp_path / "new" / "list.tsv"))["added"] == 1
+    assert (tmp_path / "new" / "list.tsv").read_text() == "added\ta.tar\t2\t\n"
+
+
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pool = {"a.tar": keys(0, 8)}
     a, b = make_manifest(tmp_path / "a", pool, keys(0, 4)), make_manifest(tmp_path / "b", pool, keys(0, 5))
