@@ -9,6 +9,7 @@ import base64
 import codecs
 import io
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -73,8 +74,17 @@ def _terminal() -> Console:
 
 def show_json(command: str, value: dict[str, Any]) -> None:
     """Prints the one document that `--json` promises."""
-    document = {"schema_version": SCHEMA_VERSION, "command": command, **value}
-    sys.stdout.write(json.dumps(document, indent=1, sort_keys=True, default=str) + "\n")
+    document = {"schema_version": SCHEMA_VERSION, "command": command, **_finite(value)}
+    sys.stdout.write(json.dumps(document, indent=1, sort_keys=True, default=str, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """Returns a document with null for figures that are not finite, which JSON does not know."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show_error(error: CurateError) -> None:

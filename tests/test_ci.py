@@ -71,7 +71,7 @@ def test_the_step_is_green_then_red(scored: Path, pool_folder: Path) -> None:
     found = json.loads((scored / "curate-out" / "check.json").read_text())
     failed = [o["gate"] for o in found["gates"] if o["status"] == "failed"]
     assert sorted(failed) == sorted({*RED, "max_churn"})
-    assert re.findall(r"^::error title=curate check, (\w+)::", result.stderr, re.MULTILINE) == failed
+    assert re.findall(r"^::error title=curate check (\w+)::", result.stderr, re.MULTILINE) == failed
     suite = ElementTree.parse(scored / "curate-out" / "junit.xml").getroot()[0]  # noqa: S314  (written by this test)
     assert suite.get("failures") == "6"
     changed = (scored / "curate-out" / "changed.tsv").read_text().splitlines()

@@ -176,22 +176,25 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Say how alike runs, proxies, seeds or epochs rank a pool."""
-    from curate.workflows.compare import Request, keeps_seeds
+    from curate.workflows.compare import Request, keeps_seeds, run_names
     from curate.workflows.compare import compare as work
 
     if plot and plot.suffix not in (".svg", ".html"):
         raise UsageError(f"--plot {plot}: expected .svg or .html.")
     tops = tuple(top.split(","))
+    folders = [*runs, *([target] if target else [])]
+    names = run_names(folders)
     is_alone = (consensus or cost) and len(runs) == 1 and target is None and not keeps_seeds(runs[0])
     result: dict[str, Any] = {} if is_alone else work(Request(runs, target, fn or (), tops, epochs=epochs))
     if consensus:
         from curate.workflows.consensus import consensus as count_votes
 
-        result["consensus"] = [{"run": folder.absolute().name, **count_votes(folder)} for folder in runs]
+        named = zip(names, runs, strict=False)  # the target has the last name
+        result["consensus"] = [{"run": name, **count_votes(folder)} for name, folder in named]
     if cost:
         from curate.workflows.cost import costs_of
 
-        result["cost"] = costs_of(runs, target)
+        result["cost"] = costs_of(folders, names, has_target=target is not None)
     if plot:
         _draw_agreement(plot, result)
     if as_json:
@@ -261,11 +264,11 @@ def _figure(value: float | None) -> str:
 
 def show_evaluation(rows: list[dict[str, Any]], *, markdown: bool = False) -> None:
     """Prints the table of an evaluation, a part for each target."""
-    from curate.workflows.results import COLUMNS, as_markdown, cells_of, title
+    from curate.workflows.results import COLUMNS, as_markdown, cells_of, title, told_apart
 
     if markdown:
         console.say(as_markdown(rows))
         return
     for name in dict.fromkeys(row["target"] for row in rows):
         own = [row for row in rows if row["target"] == name]
-        console.show_table(title(name, own), COLUMNS, map(cells_of, own))
+        console.show_table(title(name, own), COLUMNS, map(cells_of, told_apart(own)))

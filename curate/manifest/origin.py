@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from curate import __version__
 from curate.errors import ManifestError, RunError
 from curate.foreign import read_foreign
-from curate.manifest.lines import HEAD, SOURCE, read_source
+from curate.manifest.lines import HEAD, SOURCE, manifest_digest, read_source
 from curate.manifest.schema import Head
 from curate.pool.index import Pool, load_pool
 from curate.scores import BAD, INDEX, SUMMARY, BadSample, Columns, read_bad, read_columns
@@ -45,13 +45,17 @@ class Origin:
         return read_foreign(self.scores, self.pool, names[0] if names else None, with_keys=False)[0]
 
 
-def made_from(scores: Path | None, index: Path | None, others: Sequence[Path] = ()) -> dict[str, Any]:
+def made_from(
+    scores: Path | None, index: Path | None, others: Sequence[Path] = (), *, base: Path | None = None
+) -> dict[str, Any]:
     """Returns what `source.json` records of a manifest's making; `others` were combined with the scores."""
     record: dict[str, Any] = {"curate": __version__}
     if scores:
         record["scores"] = str(scores.absolute())
     if others:
         record["combined_with"] = [str(path.absolute()) for path in others]
+    if base:
+        record["base"] = str(base.absolute())
     return {**record, "index": str(index.absolute())} if index else record
 
 
@@ -113,6 +117,15 @@ def find_pool(folder: Path, head: Head) -> Pool | None:
         return None
     pool = load_pool(index)
     return pool if pool.fingerprint == head.pool.fingerprint else None
+
+
+def find_base(folder: Path, head: Head, others: Mapping[str, Path]) -> Path | None:
+    """Returns the manifest that one grew from: among others, by digest, or where it was; None where it is not."""
+    digest = head.selection.base or ""
+    if digest in others:
+        return others[digest]
+    place = Path(_source(folder).get("base", ""))
+    return place if (place / HEAD).is_file() and manifest_digest(place) == digest else None
 
 
 def _source(folder: Path) -> dict[str, Any]:

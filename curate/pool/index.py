@@ -260,9 +260,15 @@ def write_pool(pool: Pool, labels: LabelSource) -> None:
 
 def bad_samples(pool: Pool) -> Iterator[tuple[str, int, str, str]]:
     """Yields (shard, ordinal, key, reason) of every sample that the scan found bad."""
-    for index, scan in enumerate(pool.scans):
-        if scan.bad:
-            table = pool.read(index, ["key", "reason"])
-            for ordinal, (key, reason) in enumerate(zip(*(c.to_pylist() for c in table.columns), strict=True)):
-                if reason is not None:
-                    yield scan.name, ordinal, key, reason
+    for index in range(len(pool.scans)):
+        yield from bad_samples_of(pool, index)
+
+
+def bad_samples_of(pool: Pool, index: int) -> Iterator[tuple[str, int, str, str]]:
+    """Yields (shard, ordinal, key, reason) of what the scan found bad in one shard."""
+    scan = pool.scans[index]
+    if scan.bad:
+        table = pool.read(index, ["key", "reason"])
+        for ordinal, (key, reason) in enumerate(zip(*(c.to_pylist() for c in table.columns), strict=True)):
+            if reason is not None:
+                yield scan.name, ordinal, key, reason

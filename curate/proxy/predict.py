@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from curate.proxy.plan import Plan, autocast, normalised
 from curate.samples import IdentityArray
 
 Part = TypeVar("Part")
+VoteArray = NDArray[np.unsignedinteger[Any]]
 
 BLOCK_BYTES = {"cpu": 64 << 20, "cuda": 2 << 30}  # enough that reading a member is little beside its forward passes
 
@@ -84,7 +85,7 @@ class Predicted:
     rows_B: NDArray[np.int64]
     whole: Ensemble
     by_seed: dict[int, Ensemble]
-    votes_MB: NDArray[np.uint16]
+    votes_MB: VoteArray
 
 
 @dataclass
@@ -96,7 +97,7 @@ class _Batch:
     inputs: Tensor
     whole: VoteSums
     by_seed: dict[int, VoteSums]
-    votes: list[NDArray[np.uint16]] = field(default_factory=list)  # of each member so far
+    votes: list[VoteArray] = field(default_factory=list)  # of each member so far
 
     @property
     def bytes(self) -> int:
@@ -164,7 +165,8 @@ def _vote(
         votes_K, is_finite_K = (torch.cat(parts).cpu().numpy() for parts in zip(*said, strict=True))
         _check_finite(is_finite_K, batches, seed, number, pixels)
         ends = np.cumsum([len(batch.rows_B) for batch in batches])[:-1]
-        for batch, votes_B in zip(batches, np.split(votes_K.astype(np.uint16), ends), strict=True):
+        narrow = np.uint16 if plan.spec.num_classes <= 1 << 16 else np.uint32
+        for batch, votes_B in zip(batches, np.split(votes_K.astype(narrow), ends), strict=True):
             batch.votes.append(votes_B)
         progress(first + (last - first) * (number + 1) // len(members))
 
@@ -260,18 +262,21 @@ class _Held:
 
 
 def measured(plan: Plan, members: Voters, pixels: Pixels, rows_K: NDArray[np.int64], *, batch_size: int) -> Accuracy:
-    """Returns the accuracy of each member and of their mean prediction over labelled rows."""
-    hits_M, hits_C = np.zeros(len(members)), np.zeros(plan.spec.num_classes)
+    """Returns the accuracy of each member and of their mean prediction over labelled rows.
+
+    Rows that turn out to be undecodable only now, as streamed pixels do, are not among those that count.
+    """
+    hits_M, (hits_C, count_C) = np.zeros(len(members)), np.zeros((2, plan.spec.num_classes))
     held = _held(plan, pixels, rows_K, batch_size)
     for block in in_blocks(held, lambda batch: batch.bytes, BLOCK_BYTES[plan.kind]):
         for number, (_, model) in enumerate(members):
             hits_M[number] += int(torch.stack([batch.hits(plan, model) for batch in block]).sum())
         for batch in block:
             np.add.at(hits_C, batch.right_labels(), 1)
+            np.add.at(count_C, batch.label_B.cpu().numpy(), 1)
         block.clear()
-    count_C = np.bincount(pixels.rows.label_N[rows_K], minlength=plan.spec.num_classes)
     per_class = np.divide(hits_C, count_C, out=np.ones_like(hits_C), where=count_C > 0)
-    size = max(1, len(rows_K))
+    size = max(1, count_C.sum())
     return Accuracy((hits_M / size).tolist(), float(hits_C.sum() / size), per_class.tolist())
 
 

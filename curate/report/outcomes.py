@@ -101,7 +101,7 @@ def github_annotations(outcomes: Sequence[Outcome], *, soft: bool) -> list[str]:
     """Returns GitHub's workflow commands, one for each failed gate."""
     level = "warning" if soft else "error"
     failed = (o for o in outcomes if o.status == "failed")
-    return [f"::{level} title=curate check, {o.gate}::{sentence(o).replace('%', '%25')}" for o in failed]
+    return [f"::{level} title=curate check {o.gate}::{sentence(o).replace('%', '%25')}" for o in failed]
 
 
 def _family(name: str, kind: str, text: str) -> str:

@@ -255,8 +255,10 @@ class _Front:
         if not self.between.is_measured_B[place]:
             self.between.measure(self._with_next(place))
         new_F = self.between.of(place)
-        self.is_exact_F &= new_F > self.squared_F + self.error
-        np.minimum(self.squared_F, new_F, out=self.squared_F)
+        # What is surely nearer to another stays exact, and so does a copy of a center: nothing is less than 0.
+        stays_F = self.is_exact_F & ((new_F > self.squared_F + self.error) | (self.squared_F <= 0))
+        np.minimum(self.squared_F, new_F, out=self.squared_F, where=~stays_F)
+        self.is_exact_F = stays_F
         self.squared_F[place], self.is_exact_F[place] = TAKEN, True
         self.chosen.append(place)
 

@@ -137,7 +137,7 @@ def acquire(request: Request, progress: Progress | None = None) -> Acquired:
     progress = progress or Silent()
     check(request)
     with durable.lock(request.out):
-        work = Acquisition(request, _index(request, progress), progress)
+        work = Acquisition(request, _index(request, request.shards, request.out / INDEX, progress), progress)
         _check_labels(work)
         _check_record(work)
         _select(work, 0)
@@ -179,9 +179,9 @@ def check(request: Request) -> None:
             )
 
 
-def _index(request: Request, progress: Progress) -> Pool:
+def _index(request: Request, shards: Sequence[str], folder: Path, progress: Progress) -> Pool:
     return build_index(
-        request.shards, request.out / INDEX, request.labels, skip_faults=request.skip_faults,
+        shards, folder, request.labels, skip_faults=request.skip_faults,
         copied=request.copied, progress=as_stage(progress, "index", "shards"),
     )  # fmt: skip
 
@@ -203,14 +203,18 @@ def _check_labels(work: Acquisition) -> None:
 
 
 def _check_record(work: Acquisition) -> None:
-    """What steers the choice stays; the schedule may go on."""
+    """What steers the choice stays, and what it is measured on; the schedule may go on, and a test set join."""
     request, path = work.request, work.request.out / RECORD
     fresh = {
         "fn": request.fn, "seed": request.seed, "oracle": request.oracle, "val": list(request.val),
         "recipe": request.recipe.digest, "pool": work.pool.fingerprint, "sizes": request.keeps,
     }  # fmt: skip
     known: dict[str, Any] = durable.read_json(path, sizes=list) if path.exists() else fresh
-    changed = [name for name in fresh if name != "sizes" and known.get(name) != fresh[name]]
+    before = known.get("test", "")
+    index = request.out / "test" / INDEX
+    fresh["test"] = _index(request, request.test, index, work.progress).fingerprint if request.test else before
+    changed = [name for name in fresh if name not in ("sizes", "test") and known.get(name) != fresh[name]]
+    changed += ["test"] * (before not in ("", fresh["test"]))
     done = [keep for number, keep in enumerate(known["sizes"]) if (request.out / f"round-{number}" / MANIFEST).exists()]
     if changed or request.keeps[: len(done)] != done:
         raise RunError(

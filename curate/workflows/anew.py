@@ -20,7 +20,7 @@ from curate.selection.budget import parse_keep
 from curate.workflows import prune as pruning
 from curate.workflows.arms import Arm, arms_of
 from curate.workflows.cover import K_CENTERS
-from curate.workflows.held_out import RowArray
+from curate.workflows.held_out import RowArray, val_fraction
 from curate.workflows.run import Request as RunRequest
 from curate.workflows.run import Run
 from curate.workflows.score import score
@@ -45,11 +45,12 @@ class Anew:
     fns: Sequence[str]
     keeps: Sequence[str]
 
-    def check(self) -> None:
-        """Refuses what could only fail after a proxy was trained.
+    def check(self, val: Sequence[str]) -> None:
+        """Refuses what could only fail after a proxy was trained; `val` is what is held out of its training.
 
         Raises:
-            UsageError: no shards, functions or sizes; an unknown function, or too few members for one.
+            UsageError: no shards, functions or sizes; an unknown function, or too few members for one; one that
+                asks what training revealed of samples that are held out; everything kept.
         """
         if not (self.shards and self.fns and self.keeps):
             raise UsageError("--proxy-recipe selects by itself: it needs --shards, --fn and --keep.")
@@ -58,8 +59,14 @@ class Anew:
             needed = 1 if fn == K_CENTERS else acquisition(fn, [K_CENTERS]).members
             if members < needed:
                 raise UsageError(f"'{fn}' needs {needed} members.", hint="Raise train.seeds in the proxy's recipe.")
+            if val and val_fraction(val) and fn != K_CENTERS and "dynamics" in acquisition(fn).needs:
+                raise UsageError(
+                    f"'{fn}' is known of samples that were trained on alone, and --val holds some out.",
+                    hint="Leave out --val, or choose another function.",
+                )
         for keep in self.keeps:
-            parse_keep(keep)
+            if (size := parse_keep(keep)).is_fraction and size.value == 1:
+                raise UsageError(f"--keep {keep} keeps everything: there is nothing to compare.", hint="Such as 0.5.")
 
     def of_seed(self, number: int) -> Recipe:
         """Returns the recipe whose proxies share no seed with those of another number, nor with a target."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +10,15 @@ import numpy as np
 
 from curate.errors import UsageError
 from curate.manifest.lines import manifest_digest
-from curate.manifest.origin import check_pool
-from curate.manifest.schema import Head
+from curate.manifest.origin import check_pool, find_base
+from curate.manifest.schema import Head, load_head
 from curate.manifest.verify import load_whole
 from curate.pool.index import Pool
 from curate.proxy.pixels import Rows
 from curate.workflows.held_out import RowArray, kept_rows
 
 ALL = "all"
+Scored = tuple[tuple[str, str | None], ...]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Arm:
         label: what tables call it.
         samples: how many are trained on, all labelled.
         digest: of the manifest, else empty.
-        recipe: digest of the recipe that scored the manifest, else empty.
+        scored: of each run that scored the manifest or, in build-up, one before it, the digests of its recipe and of
+            the manifest that it was trained on, None where that does not matter; empty where they are not known.
         rows: returns the rows by the seed of a run; a manifest's do not depend on it.
     """
 
@@ -39,7 +41,7 @@ class Arm:
     label: str
     samples: int
     digest: str
-    recipe: str
+    scored: Scored
     rows: Callable[[int], RowArray]
 
 
@@ -55,17 +57,18 @@ def arms_of(manifests: Sequence[Path], pool: Pool, rows: Rows, labelled_K: RowAr
         ManifestError: a manifest of another pool.
         UsageError: a manifest that keeps no labelled sample, or all of them; one manifest twice.
     """
-    kept = [_kept(folder, pool, rows, labelled_K) for folder in manifests]
-    first = dict[str, Path]()
-    for folder, arm in zip(manifests, kept, strict=True):
-        if arm.digest in first:
-            raise UsageError(f"{first[arm.digest]} and {folder} are the same manifest.", hint="Name each once.")
-        first[arm.digest] = folder
+    known = dict[str, Path]()
+    for folder in manifests:
+        digest = manifest_digest(folder)
+        if digest in known:
+            raise UsageError(f"{known[digest]} and {folder} are the same manifest.", hint="Name each once.")
+        known[digest] = folder
+    kept = [_kept(folder, pool, rows, labelled_K, known) for folder in manifests]
     sizes = sorted({arm.samples for arm in kept})
     return [*kept, *(_random(size, labelled_K) for size in sizes), _all(labelled_K)]
 
 
-def _kept(folder: Path, pool: Pool, rows: Rows, labelled_K: RowArray) -> Arm:
+def _kept(folder: Path, pool: Pool, rows: Rows, labelled_K: RowArray, known: Mapping[str, Path]) -> Arm:
     head = load_whole(folder)
     check_pool(pool, folder, head)
     rows_K = np.intersect1d(kept_rows(folder, rows), labelled_K, assume_unique=True)
@@ -75,24 +78,46 @@ def _kept(folder: Path, pool: Pool, rows: Rows, labelled_K: RowArray) -> Arm:
     digest = manifest_digest(folder)
     return Arm(
         f"{folder.absolute().name}-{digest[:8]}", "manifest", _label(head), len(rows_K), digest,
-        head.scored.recipe or "", lambda seed: rows_K,
+        _scored(folder, head, known), lambda seed: rows_K,
     )  # fmt: skip
 
 
+def _scored(folder: Path, head: Head, known: Mapping[str, Path]) -> Scored:
+    """Returns what scored a manifest; nothing where one that it grew from by way of others is not found."""
+    found: list[tuple[str, str | None]] = []
+    while head.selection.scheme == "build_up" and head.scored.recipe:
+        found.append((head.scored.recipe, head.selection.base))
+        base = find_base(folder, head, known)
+        if base is None:
+            return tuple(found) if head.selection.iteration == 1 else ()  # the first subset is drawn at random
+        folder, head = base, load_head(base)
+    return (*found, (head.scored.recipe, None)) if head.scored.recipe else tuple(found)
+
+
 def _label(head: Head) -> str:
+    """Returns function and keep, and after commas whatever else made the choice another one."""
     chosen = head.selection
-    outliers = f", outliers {chosen.outliers}" if chosen.outlier_count else ""
-    order = "" if chosen.order == "hardest" else f", {chosen.order} first"
-    scheme = "" if chosen.scheme == "compress" else f", {chosen.scheme.replace('_', '-')}"
-    return f"{chosen.fn} {chosen.keep}{scheme}{outliers}{order}"
+    special = {
+        chosen.scheme.replace("_", "-"): chosen.scheme != "compress",
+        f"outliers {chosen.outliers}": chosen.outlier_count,
+        f"{chosen.order} first": chosen.order != "hardest",
+        f"{chosen.per_class} classes": chosen.per_class,
+        f"at least {chosen.min_per_class} a class": chosen.min_per_class,
+        f"combined by {chosen.combine}": chosen.combine,
+        f"never learned {chosen.never_learned}": chosen.never_learned == "last",
+        f"seed {chosen.seed}": chosen.seed,
+        f"{chosen.always} always": chosen.always,
+        f"{chosen.never} never": chosen.never,
+    }
+    return ", ".join([f"{chosen.fn} {chosen.keep}", *(words for words, is_so in special.items() if is_so)])
 
 
 def _random(size: int, labelled_K: RowArray) -> Arm:
     def draw(seed: int) -> RowArray:
         return np.sort(np.random.default_rng([seed, size]).choice(labelled_K, size, replace=False))
 
-    return Arm(f"random-{size}", "random", "random", size, "", "", draw)
+    return Arm(f"random-{size}", "random", "random", size, "", (), draw)
 
 
 def _all(labelled_K: RowArray) -> Arm:
-    return Arm(ALL, "all", "all the data", len(labelled_K), "", "", lambda seed: labelled_K)
+    return Arm(ALL, "all", "all the data", len(labelled_K), "", (), lambda seed: labelled_K)

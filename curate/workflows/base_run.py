@@ -60,9 +60,14 @@ class BaseRun:
         Raises:
             UsageError: a shard is missing or another one now, or labels are read in another way.
         """
-        kind = labels_of(self.pool.folder)[0]
+        kind, field = labels_of(self.pool.folder)
         if kind != labels.kind:
             raise UsageError(f"{self.folder} read its labels from '{kind}', not '{labels.kind}'.", hint=AGAIN)
+        if kind == "json" and field != labels.field:  # a CSV may be another one, which knows the new samples, too
+            raise UsageError(f"{self.folder} read its labels from '{field}', not '{labels.field}'.", hint=AGAIN)
+        if self.pool.text_field != labels.text_field:
+            old, new = (f"'{text}'" if text else "no field" for text in (self.pool.text_field, labels.text_field))
+            raise UsageError(f"{self.folder} read its texts from {old} of .json entries, not {new}.", hint=AGAIN)
         found = {shard.name: shard.path for shard in find_shards(sources).shards}
         for scan in self.pool.scans:
             if scan.name not in found:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from curate import durable
-from curate.acquisition import acquisition
+from curate.acquisition import ACQUISITIONS, acquisition
 from curate.errors import RunError, UsageError
 from curate.pool.index import bad_samples
 from curate.pool.labels import LabelSource
 from curate.progress import Progress, Silent
 from curate.proxy.models import check_fits
+from curate.proxy.pixels import Rows
 from curate.recipe import Recipe
 from curate.scores import INDEX, SUMMARY, BadSample, read_record
 from curate.selection.budget import divide, parse_keep, parse_outliers
@@ -85,6 +86,7 @@ def build_up(request: Request, progress: Progress | None = None) -> list[dict[st
         folder = request.out / "pixels"
         pixels = open_pixels(run.pool, run.setting, request.recipe, folder, progress, is_checked=True)
         _check_sizes(request, run.pool.total - sum(1 for _ in bad_samples(run.pool)) - len(pixels.bad))
+        _check_labels(request, pixels.rows)
         records, manifests = list[dict[str, Any]](), list[Path]()
         for number, keep in enumerate(request.schedule):
             folder = request.out / f"iteration-{number}"
@@ -105,6 +107,11 @@ def check(request: Request) -> None:
             that one member cannot be asked.
     """
     row = acquisition(request.fn)
+    if "dynamics" in row.needs:
+        raise UsageError(
+            f"'{request.fn}' is known of samples that were trained on alone: it cannot say which others join.",
+            hint=f"Known: {', '.join(name for name, one in ACQUISITIONS.items() if 'dynamics' not in one.needs)}.",
+        )
     keeps = [parse_keep(keep, what="--schedule") for keep in request.schedule]
     outliers = parse_outliers(request.outliers)
     train = request.recipe.train
@@ -126,6 +133,14 @@ def check(request: Request) -> None:
 def _check_sizes(request: Request, good: int) -> None:
     """Refuses counts that the pool has not, before anything is trained."""
     divide(parse_keep(request.schedule[-1], what="--schedule"), parse_outliers(request.outliers), good)
+
+
+def _check_labels(request: Request, rows: Rows) -> None:
+    unlabelled = int(((rows.label_N < 0) & ~rows.is_bad_N).sum())
+    if unlabelled and "labels" in acquisition(request.fn).needs:
+        raise UsageError(
+            f"'{request.fn}' needs labels, and {unlabelled:,} samples have none.", hint="Choose another function."
+        )
 
 
 def _check_record(request: Request) -> None:

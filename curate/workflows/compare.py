@@ -6,7 +6,7 @@ the rank combination of proxies and its Pearson correlation with a target: the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -61,14 +61,12 @@ def compare(request: Request) -> dict[str, Any]:
     origins = [open_origin(folder) for folder in folders]
     if len({origin.pool.fingerprint for origin in origins}) > 1:
         raise ScoreError("The runs are of different pools.", hint="Compare runs over the same shards.")
-    fns = _functions(request, origins)
-    agreement = [row for fn in fns for row in _agreement(request, origins, fn)]
-    epochs = [row for folder in request.runs for row in _epochs(folder, fns)] if request.epochs else []
+    fns, names = _functions(request, origins), run_names(folders)
+    agreement = [row for fn in fns for row in _agreement(request, names, origins, fn)]
+    named = zip(names, request.runs, strict=False)  # the target has the last name
+    epochs = [row for name, folder in named for row in _epochs(name, folder, fns)] if request.epochs else []
     if request.epochs and not epochs:
         raise RunError("None of the runs has a trace.", hint="Score with --trace in another --out.")
-    names = list[str]()
-    for folder in folders:
-        names.append(_name(folder, dict.fromkeys(names)))
     return {
         "agreement": agreement, "epochs": epochs,
         "single_runs": single_runs(names, origins, fns) if request.target else [],
@@ -92,28 +90,56 @@ def _functions(request: Request, origins: Sequence[Origin]) -> list[str]:
     return [fn for fn in ACQUISITIONS if fn != "random" and all(fn in names for names in present)]
 
 
-def _agreement(request: Request, origins: Sequence[Origin], fn: str) -> list[dict[str, Any]]:
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """Returns what tables call runs: the folder's name, and where several have the same, all of its path.
+
+    Raises:
+        UsageError: one run twice.
+    """
+    places = [folder.absolute() for folder in folders]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            raise UsageError(f"{folders[number]} is named twice.", hint="Name each run once.")
+    names = [place.name for place in places]
+    return [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
+
+
+def _agreement(request: Request, names: Sequence[str], origins: Sequence[Origin], fn: str) -> list[dict[str, Any]]:
     if len(origins) == 1:
         rankings, identity_N = _of_seeds(origins[0], fn)
     else:
-        rankings, identity_N = _of_runs(origins, fn)
+        rankings, identity_N = _of_runs(names, origins, fn)
     names = list(rankings)
     pairs = list(combinations(names, 2))
     if request.target:
         target = names[-1]
         if len(names) > 2:
-            rankings[COMBINATION] = combined([rankings[name] for name in names[:-1]], "rank")
+            rankings[COMBINATION] = _rank_combination([rankings[name] for name in names[:-1]])
         pairs = [(name, target) for name in rankings if name != target]
     return [
         {"fn": fn, "a": a, "b": b, **correlations(rankings[a], rankings[b], identity_N, request.tops)} for a, b in pairs
     ]
 
 
+def _rank_combination(scores: Sequence[FloatArray]) -> FloatArray:
+    """Returns the combination of what all have a score of; NaN for the other samples."""
+    in_all_N = np.logical_and.reduce([np.isfinite(score_N) for score_N in scores])
+    combined_N = np.full(len(in_all_N), np.nan)
+    combined_N[in_all_N] = combined([score_N[in_all_N] for score_N in scores], "rank")
+    return combined_N
+
+
 def correlations(
     a_N: FloatArray, b_N: FloatArray, identity_N: NDArray[np.uint64], tops: Sequence[str]
 ) -> dict[str, Any]:
-    """Returns {n, spearman, pearson, kendall, overlap: {top: share}} of the samples that have both scores."""
+    """Returns {n, spearman, pearson, kendall, overlap: {top: share}} of the samples that have both scores.
+
+    All but n are NaN where fewer than two have.
+    """
     both_N = np.isfinite(a_N) & np.isfinite(b_N)
+    if both_N.sum() < 2:
+        nothing = dict.fromkeys(("spearman", "pearson", "kendall"), np.nan)
+        return {"n": int(both_N.sum()), **nothing, "overlap": dict.fromkeys(tops, np.nan)}
     a_K, b_K, identity_K = a_N[both_N], b_N[both_N], identity_N[both_N]
     overlap = {top: top_overlap(a_K, b_K, parse_keep(top, what="--top").budget(len(a_K)), identity_K) for top in tops}
     return {
@@ -140,30 +166,27 @@ def _of_seeds(origin: Origin, fn: str) -> tuple[dict[str, FloatArray], NDArray[n
     return values, columns.values["identity"]
 
 
-def _of_runs(origins: Sequence[Origin], fn: str) -> tuple[dict[str, FloatArray], NDArray[np.uint64]]:
+def _of_runs(
+    names: Sequence[str], origins: Sequence[Origin], fn: str
+) -> tuple[dict[str, FloatArray], NDArray[np.uint64]]:
     """Returns the scores of the samples that every run has scored, in one order."""
     parts = [origin.columns([fn], null_is_nan=True).values for origin in origins]
     common = parts[0]["identity"]
     for part in parts[1:]:
         common = np.intersect1d(common, part["identity"])
     rankings: dict[str, FloatArray] = {}
-    for origin, part in zip(origins, parts, strict=True):
+    for name, part in zip(names, parts, strict=True):
         order = np.argsort(part["identity"])
         rows = order[np.searchsorted(part["identity"], common, sorter=order)]
-        rankings[_name(origin.scores, rankings)] = part[fn][rows].astype(np.float64)
+        rankings[name] = part[fn][rows].astype(np.float64)
     return rankings, common
 
 
-def _name(folder: Path, taken: Mapping[str, object]) -> str:
-    name = folder.absolute().name
-    return name if name not in taken else str(folder)
-
-
-def _epochs(folder: Path, fns: Sequence[str]) -> list[dict[str, Any]]:
+def _epochs(name: str, folder: Path, fns: Sequence[str]) -> list[dict[str, Any]]:
     """Returns the rank correlation of every traced epoch with the end of the run, for each seed."""
     origin = open_origin(folder)
     rows = []
-    for path in sorted((folder / TRACE).glob("seed-*/epoch-*")):
+    for seed, epoch, path in sorted(_traced(folder)):
         traced = set(column_names(path, origin.pool))
         for fn in [fn for fn in fns if fn in traced]:
             # Both tables hold the same samples in the same order: those of the index that are not bad.
@@ -171,7 +194,13 @@ def _epochs(folder: Path, fns: Sequence[str]) -> list[dict[str, Any]]:
             end_N = origin.columns([fn], null_is_nan=True).values[fn]
             both_N = np.isfinite(epoch_N) & np.isfinite(end_N)
             rows.append({
-                "run": folder.absolute().name, "fn": fn, "seed": int(path.parent.name[-3:]),
-                "epoch": int(path.name[-3:]), "spearman": spearman(epoch_N[both_N], end_N[both_N]),
+                "run": name, "fn": fn, "seed": seed, "epoch": epoch,
+                "spearman": spearman(epoch_N[both_N], end_N[both_N]),
             })  # fmt: skip
     return rows
+
+
+def _traced(folder: Path) -> list[tuple[int, int, Path]]:
+    """Returns (seed, epoch, folder of its tables) of every epoch that a run has traced."""
+    paths = (folder / TRACE).glob("seed-*/epoch-*")
+    return [(int(p.parent.name.removeprefix("seed-")), int(p.name.removeprefix("epoch-")), p) for p in paths]

@@ -18,7 +18,7 @@ from curate.manifest.origin import Origin, open_origin
 from curate.scores import RUN, SUMMARY, VOTE, VOTES, read_columns, read_record
 
 VoteArray = NDArray[np.int64]
-CHUNK = 65_536
+CELLS = 1 << 24  # counted at a time: 64 MB
 TRAINED = "mean_loss"  # has a value for just those samples that were trained on
 
 
@@ -105,8 +105,9 @@ def plurality(votes: Sequence[VoteArray]) -> VoteArray:
     """Returns the class with the most votes for each sample, the lowest of equals."""
     classes = int(max(v.max(initial=0) for v in votes)) + 1
     winners = []
-    for at in range(0, len(votes[0]), CHUNK):
-        chunk = np.stack([v[at : at + CHUNK] for v in votes], axis=1)
+    step = max(1, CELLS // classes)
+    for at in range(0, len(votes[0]), step):
+        chunk = np.stack([v[at : at + step] for v in votes], axis=1)
         counts = np.zeros((len(chunk), classes), dtype=np.int32)
         for member in range(chunk.shape[1]):
             counts[np.arange(len(chunk)), chunk[:, member]] += 1

@@ -40,11 +40,10 @@ def cost_of(folder: Path) -> dict[str, Any]:
     }
 
 
-def costs_of(runs: Sequence[Path], target: Path | None) -> list[dict[str, Any]]:
-    """Returns what each run cost, the target last, and the share of the target's arithmetic."""
-    folders = [*runs, *([target] if target else [])]
-    costs = [{"run": folder.absolute().name, **cost_of(folder)} for folder in folders]
-    whole = costs[-1]["flops"] if target else None
+def costs_of(folders: Sequence[Path], names: Sequence[str], *, has_target: bool) -> list[dict[str, Any]]:
+    """Returns what each run cost, and the share of the arithmetic of the last one, if that is a target."""
+    costs = [{"run": name, **cost_of(folder)} for name, folder in zip(names, folders, strict=True)]
+    whole = costs[-1]["flops"] if has_target else None
     return [{**cost, "share": cost["flops"] / whole if whole else None} for cost in costs]
 
 

@@ -29,6 +29,7 @@ from curate.proxy.plan import Plan
 from curate.proxy.predict import measured
 from curate.proxy.training import history_of, member_path, settled_members, train_member
 from curate.recipe import Recipe, Train
+from curate.scores import RUN, read_record
 from curate.workflows.anew import Anew, arms_anew, scores_of
 from curate.workflows.arms import ALL, Arm, arms_of
 from curate.workflows.cost import TRAIN_PASSES, cost_of
@@ -208,7 +209,7 @@ def _run_request(request: Request, recipe: Recipe) -> RunRequest:
     if request.anew and request.manifests:
         raise UsageError("--proxy-recipe selects by itself: it takes no manifests.", hint="Leave them out.")
     if request.anew:
-        request.anew.check()
+        request.anew.check(request.val)
     elif not request.manifests:
         raise UsageError("No manifest to evaluate.", hint="Such as: curate evaluate manifests/margin-0.5 --test SHARDS")
     if not request.test:
@@ -383,14 +384,17 @@ def _seconds(folder: Path) -> float:
 
 
 def _selection(scores: Sequence[Path], arm: Arm) -> dict[str, Any] | None:
-    """Returns what the run that scored a manifest cost, if it is among the folders given."""
-    if not arm.recipe:
+    """Returns what the runs that scored a manifest cost together, if all of them are among the folders given."""
+    costs = list[dict[str, Any]]()
+    for recipe, trained_on in arm.scored:
+        for folder in scores:
+            record = read_record(folder / RUN)
+            if record["recipe_digest"] == recipe and trained_on in (None, record.get("within", "")):
+                costs.append(cost_of(folder))
+                break
+    if not costs or len(costs) < len(arm.scored):
         return None
-    for folder in scores:
-        cost = cost_of(folder)
-        if cost["recipe"] == arm.recipe:
-            return cost
-    return None
+    return {**costs[0], **{name: sum(cost[name] for cost in costs) for name in ("seconds", "flops")}}
 
 
 def _tables(request: Request, cells: Sequence[Cell]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ from curate.workflows.score import bad_path, check_bad, score_columns, score_sha
 from curate.workflows.setting import open_pixels
 
 CHECKED = 512  # old samples that are scored again, whole shards
-AGREEMENT = 0.99  # Spearman's correlation of both scores, where another machine gives other last bits
+AGREEMENT = 0.99  # of both scores, where another machine gives other last bits
 REFERENCE = 100  # held-out samples from which on they alone are what new ones are compared with
 UNTRAINED = "forgetting"  # null where a sample was not trained on
 GROWTH = "growth"
@@ -141,7 +141,7 @@ def _check_old(part: Run, pixels: Pixels, members: Members, base: BaseRun) -> di
     """
     old = [index for index, scan in enumerate(part.pool.scans) if scan.name in base.shards]
     part.progress.stage("score old samples again", part.pool.total, part.setting.unit)
-    same, agreement, samples = True, 1.0, 0
+    same, least, samples = True, 1.0, 0
     for index, columns in score_columns(part, pixels, members, old):
         name = part.pool.scans[index].name
         names = _of_a_pass(read_schema(table_path(base.folder, name))[0].names)
@@ -150,17 +150,16 @@ def _check_old(part: Run, pixels: Pixels, members: Members, base: BaseRun) -> di
         for fn in before.column_names:
             one, other = before[fn].to_numpy(), np.asarray(columns[fn], dtype=np.float32)
             if len(one) != len(other):
-                agreement = 0.0
+                least = 0.0
             elif not np.array_equal(one, other, equal_nan=True):
-                both = np.isfinite(one) & np.isfinite(other)
-                same, agreement = False, min(agreement, _or_zero(spearman(one[both], other[both])))
-    if agreement < AGREEMENT:
+                same, least = False, min(least, agreement(one, other))
+    if least < AGREEMENT:
         raise RunError(
             f"The members of {base.folder} give {samples:,} old samples other scores than before: "
-            f"their ranks correlate by {agreement:.3f} only.",
+            f"they agree by {least:.3f} only.",
             hint=f"Pictures or members changed. {AGAIN}",
         )
-    return {"samples": samples, "equal": same, "agreement": agreement}
+    return {"samples": samples, "equal": same, "agreement": least}
 
 
 def _of_a_pass(names: Sequence[str]) -> list[str]:
@@ -168,8 +167,12 @@ def _of_a_pass(names: Sequence[str]) -> list[str]:
     return [name for name, row in ACQUISITIONS.items() if name in names and "ensemble" in row.needs]
 
 
-def _or_zero(value: float) -> float:
-    return 0.0 if np.isnan(value) else value
+def agreement(one_N: NDArray[np.floating[Any]], other_N: NDArray[np.floating[Any]]) -> float:
+    """Returns the correlation of ranks or, of scores that are few values, the share that is the same."""
+    both_N = np.isfinite(one_N) & np.isfinite(other_N)
+    same = float(((one_N == other_N) | (np.isnan(one_N) & np.isnan(other_N))).mean())
+    correlation = spearman(one_N[both_N], other_N[both_N]) if both_N.any() else np.nan
+    return same if np.isnan(correlation) else max(same, correlation)
 
 
 def _not_learned(run: Run, _pixels: Pixels, _index: int, ordinal_N: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

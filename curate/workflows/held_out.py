@@ -59,7 +59,7 @@ def split(run: Run, pixels: Pixels) -> tuple[RowArray, HeldOut | None]:
     labelled_K = _within(run, pixels.rows)
     if not run.request.val:
         return labelled_K, None
-    fraction = _fraction(run.request.val)
+    fraction = val_fraction(run.request.val)
     if fraction is not None:
         held_N = uniform(shuffled(_identities(run), seed=HOLD_OUT)) < fraction
     else:
@@ -120,7 +120,7 @@ def labelled(rows: Rows) -> RowArray:
     return np.flatnonzero((rows.label_N >= 0) & ~rows.is_bad_N)
 
 
-def _fraction(val: Sequence[str]) -> float | None:
+def val_fraction(val: Sequence[str]) -> float | None:
     """Returns the fraction that `--val` gives, None where it names shards."""
     try:
         fraction = float(val[0])
@@ -156,7 +156,7 @@ def check_others(run: Run) -> str:
     Returns the fingerprint of the test shards, empty where none are named.
     """
     request = run.request
-    if request.val and _fraction(request.val) is None and not _places(run, request.val):
+    if request.val and val_fraction(request.val) is None and not _places(run, request.val):
         _other_pool(run, "val")
     return _other_pool(run, "test").fingerprint if request.test else ""
 

@@ -27,10 +27,13 @@ def keep_lists(scores: Path, fns: Sequence[str], fractions: Sequence[str], out: 
         out: manifests are written to `out/curve/FN-KEEP`; an equal one that is there stays.
 
     Raises:
-        UsageError: no fractions, one twice, or a function whose lists are not nested.
+        UsageError: no fractions, one twice, counts among them, or a function whose lists are not nested.
         RunError, ScoreError: as `prune` raises them.
     """
-    sizes = sorted((parse_keep(word, what="--curve").value, word) for word in fractions)
+    keeps = [parse_keep(word, what="--curve") for word in fractions]
+    sizes = sorted((keep.value, keep.text) for keep in keeps)
+    if len({keep.is_fraction for keep in keeps}) > 1:
+        raise UsageError(f"--curve {','.join(fractions)} mixes fractions and counts.", hint="Such as 0.3,0.5,0.7,0.9.")
     if len({value for value, _ in sizes}) < max(2, len(sizes)):
         raise UsageError(
             f"--curve {','.join(fractions)}: expected two or more different fractions.", hint="Such as 0.3,0.5,0.7,0.9."

@@ -193,7 +193,7 @@ def _write(
         classes=classes,
         selection=selection,
         scored=scored,
-        source=made_from(request.scores, request.index, request.others),
+        source=made_from(request.scores, request.index, request.others, base=request.base),
         keep_list=request.keep_list,
         beside=beside,
         force=request.force,

@@ -121,6 +121,12 @@ def _costs(runs: dict[int, Run], seconds: float, whole: dict[int, Run]) -> dict[
     }
 
 
+def told_apart(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns a target's rows; where manifests have one label, the arm's name follows it."""
+    labels = [row["label"] for row in rows if row["kind"] == "manifest"]
+    return [{**r, "label": f"{r['label']}, {r['arm']}"} if labels.count(r["label"]) > 1 else r for r in rows]
+
+
 COLUMNS = (
     "trained on", "samples", "n", "accuracy", "worst class", "over random", "over all", "selection s", "target s",
     "speed-up", "selection, % of all",
@@ -158,7 +164,7 @@ def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Returns the table as Markdown, a part for each target."""
     parts = []
     for target in dict.fromkeys(row["target"] for row in rows):
-        own = [row for row in rows if row["target"] == target]
+        own = told_apart([row for row in rows if row["target"] == target])
         body = "\n".join("| " + " | ".join(cells_of(row)) + " |" for row in own)
         head = "| " + " | ".join(COLUMNS) + " |\n|---" + "|---:" * (len(COLUMNS) - 1) + "|"
         parts.append(f"{title(target, own)}\n\n{head}\n{body}\n")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from curate import durable
 from curate.acquisition.columns import dynamics_columns, ensemble_columns
 from curate.errors import DivergedError, TooMuchBadDataError
-from curate.pool.index import bad_samples
+from curate.pool.index import bad_samples, bad_samples_of
 from curate.progress import Progress, Silent
 from curate.proxy.members import Member, Members
 from curate.proxy.models import check_fits
@@ -131,8 +131,8 @@ def score_shards(run: Run, pixels: Pixels, members: Members, learned: Learned) -
     for index, columns in score_columns(run, pixels, members, todo):
         name = run.pool.scans[index].name
         columns |= learned(run, pixels, index, columns["ordinal"])
-        before = {(bad.shard, bad.ordinal) for bad in bad_samples_of(run, index)}
-        bad = [b for b in pixels.bad if b.shard == name and (b.shard, b.ordinal) not in before]
+        before = {ordinal for _, ordinal, _, _ in bad_samples_of(run.pool, index)}
+        bad = [b for b in pixels.bad if b.shard == name and b.ordinal not in before]
         # The list of bad samples first: the table is the marker that the shard is done.
         marker = bad_path(run.request.out, name)
         marker.parent.mkdir(parents=True, exist_ok=True)
@@ -150,12 +150,6 @@ def _is_scored(run: Run, shard: str) -> bool:
 def bad_path(out: Path, shard: str) -> Path:
     """Returns where it is said which samples of a shard had no score."""
     return out / "bad" / f"{shard}.json"
-
-
-def bad_samples_of(run: Run, index: int) -> list[BadSample]:
-    """Returns what the scan found bad in one shard."""
-    name = run.pool.scans[index].name
-    return [BadSample(*sample) for sample in bad_samples(run.pool) if sample[0] == name]
 
 
 def undecodable(run: Run) -> list[BadSample]:

@@ -76,6 +76,18 @@ def test_copies_of_centers_come_last_in_order_of_rank_and_never_twice():
     assert found.radius_K.tolist() == [5, 1, 0, 0, 0]
 
 
+def test_copies_are_measured_once(monkeypatch):
+    """A pool of one picture many times: what is a copy of a center cannot come nearer."""
+    measured = []
+    exact = distances.Distances.exact
+    monkeypatch.setattr(distances.Distances, "exact", lambda own, a, b: measured.append(len(a)) or exact(own, a, b))
+    embeddings = np.concatenate([features("isotropic", 50), np.ones((600, 48), np.float32)])
+    found = k_centers(embeddings, 400)
+    assert found.radius_K[51:].max() == 0
+    assert sorted(found.order_K[:51]) == [*range(51)]
+    assert sum(measured) < 20 * len(embeddings)
+
+
 @st.composite
 def pools(draw):
     """Few distinct coordinates, so that ties and copies are the normal case; some far from zero."""

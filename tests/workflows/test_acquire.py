@@ -1,6 +1,7 @@
 """`curate acquire --oracle`: nested rounds, the same by hand; random asks nobody; killed, it resumes."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,22 @@ def test_a_schedule_may_go_on_and_nothing_else_may_change(
     ):
         assert run([*words, *more]) == 1
         assert said in capsys.readouterr().err
+
+
+def test_all_rounds_are_measured_on_one_test_set(
+    pool_folder: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    write_tar(other / "other.tar", toy_members(7))
+    words = ["acquire", str(pool_folder), "--out", str(tmp_path / "a"), "--fn", "random", "--oracle", *RECIPE]
+    assert run([*words, "--initial", "0.25", "--schedule", "0.4"]) == 0
+    assert run([*words, "--initial", "0.25", "--schedule", "0.4", "--test", str(test_folder)]) == 0
+    capsys.readouterr()
+    assert run([*words, "--initial", "0.25", "--schedule", "0.4,0.6", "--test", str(other)]) == 1
+    assert "indexes another pool" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "a" / "test" / "index")
+    assert run([*words, "--initial", "0.25", "--schedule", "0.4,0.6", "--test", str(other)]) == 1
+    assert "another test" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,8 @@ def test_sizes_that_differ_by_seed_are_held_against_random_of_their_own_size(
         (["--fn", "variation_ratio", "--keep", "0.5"], "needs 2 members"),
         (["--fn", "k_centres", "--keep", "0.5"], "Did you mean 'k_centers'"),
         (["--fn", "entropy", "--keep", "1.5"], "out of range"),
+        (["--fn", "entropy", "--keep", "0.5,1.0"], "--keep 1.0 keeps everything"),
+        (["--fn", "forgetting", "--keep", "0.5", "--val", "0.2"], "--val holds some out"),
         (["--fn", "entropy", "--curve", "0.3,0.5"], "prunes one run"),
         (["somewhere", "--fn", "entropy", "--keep", "0.5"], "takes no manifests"),
     ],

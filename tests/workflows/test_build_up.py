@@ -145,6 +145,7 @@ def test_who_cannot_be_decoded_is_never_drawn_where_pixels_are_streamed(tmp_path
         (["--schedule", "12,40", "--outliers", "8"], "40 + 8 = 48, which is 1 too many"),
         (["--schedule", "0.2,0.4", "--proxy", "inception_v4"], "'inception_v4' cannot take images of 8 px"),
         (["--schedule", "0.2,0.4", "--fn", "variation_ration"], "Did you mean"),
+        (["--schedule", "0.2,0.4", "--fn", "forgetting"], "is known of samples that were trained on alone"),
         (["--schedule", "0.2,0.4", "--first-per-class", "same"], "expected equal or proportional"),
         (["--schedule", "0.2,0.4", "--set", "train.seeds=1", "--set", "train.checkpoints=1"], "needs 2 members"),
     ],
@@ -156,6 +157,17 @@ def test_what_could_only_fail_after_hours_is_refused_first(
     assert run(given) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "b" / "iteration-1").exists()
+
+
+def test_a_function_of_labels_needs_all_of_them(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"s0_{n:02d},{n % 3}\n" for n in range(16))
+    (tmp_path / "labels.csv").write_text(f"key,label\n{rows}")
+    words = ["--labels", str(tmp_path / "labels.csv"), "--fn", "loss", "--schedule", "0.2,0.4", *RECIPE]
+    assert run(["build-up", str(pool_folder), "--out", str(tmp_path / "b"), *words]) == 2
+    assert "'loss' needs labels, and 31 samples have none" in capsys.readouterr().err
+    assert not (tmp_path / "b" / "iteration-0").exists()
 
 
 def test_a_class_that_is_missing_from_the_first_subset_is_named(

@@ -176,7 +176,7 @@ def test_every_output_says_the_same(manifest: Path, tmp_path: Path, capsys: pyte
     capsys.readouterr()
     assert run(words) == 3
     said = capsys.readouterr()
-    assert "::error title=curate check, max_drop::max_drop failed: 50.00%25, expected ≤ 40.00%25" in said.err
+    assert "::error title=curate check max_drop::max_drop failed: 50.00%25, expected ≤ 40.00%25" in said.err
     assert [re.split(r"\s*│\s*", line)[1:3] for line in said.out.splitlines() if "│" in line] == [
         ["max_drop", "failed"], ["min_per_class", "passed"], ["max_bad", "skipped"],
     ]  # fmt: skip

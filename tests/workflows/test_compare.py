@@ -11,6 +11,7 @@ from conftest import TOY
 from scipy import stats
 
 from curate.cli import run
+from curate.workflows import consensus
 
 SMALL = [*TOY[:4], "--epochs", "2", *TOY[6:]]
 
@@ -133,6 +134,53 @@ def test_one_run_is_its_seeds_and_its_epochs(two_runs: tuple[Path, Path], capsys
     assert all(-1 <= row["spearman"] <= 1 for row in found["epochs"] if row["spearman"] == row["spearman"])
     assert run(["compare", str(one)]) == 0
     assert "mutual_information" in capsys.readouterr().out
+
+
+def test_runs_of_one_name_are_told_apart_and_seeds_are_named_in_full(
+    pool_folder: Path, two_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "one"
+    words = ["--out", str(out), *SMALL, "--set", "train.seed=1999", "--per-seed", "--trace"]
+    assert run(["score", str(pool_folder), *words]) == 0
+    found = compared(capsys, out, two_runs[0], "--fn", "entropy", "--epochs", "--consensus", "--cost")
+    names = [str(out), str(two_runs[0])]
+    assert [(row["a"], row["b"]) for row in found["agreement"]] == [tuple(names)]
+    assert {(row["run"], row["seed"]) for row in found["epochs"]} == {
+        (names[0], 1999), (names[0], 2000), (names[1], 0), (names[1], 1),
+    }  # fmt: skip
+    assert [row["run"] for row in found["consensus"]] == [row["run"] for row in found["cost"]] == names
+    assert run(["compare", str(out), str(out)]) == 2
+    assert "is named twice" in capsys.readouterr().err
+
+
+def test_samples_without_a_score_are_left_out(
+    pool_folder: Path, two_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some were held out, so that they have no dynamics; of what no two runs were trained on nothing can be said."""
+    assert run(["score", str(pool_folder), "--out", str(tmp_path / "held"), *SMALL, "--val", "0.2"]) == 0
+    (*_, row) = compared(capsys, tmp_path / "held", two_runs[0], "--target", two_runs[1], "--fn", "aum")["agreement"]
+    assert row["a"] == "rank combination"
+    aum = [column(folder, "aum") for folder in (tmp_path / "held", *two_runs)]
+    in_all = np.isfinite(aum[0])
+    assert row["n"] == in_all.sum() < 47
+    mean = stats.rankdata(aum[0][in_all]) + stats.rankdata(aum[1][in_all])
+    assert row["pearson"] == pytest.approx(stats.pearsonr(mean, aum[2][in_all])[0], abs=1e-6)
+    for number in range(2):
+        part = tmp_path / f"part-{number}"
+        words = ["--scores", str(two_runs[0]), "--fn", "random", "--keep", "0.5", "--out", str(part)]
+        invert = ["manifest", "invert", str(tmp_path / "part-0"), "--out", str(part)]
+        assert run(invert if number else ["prune", *words]) == 0
+        within = ["--within", str(part), "--out", str(tmp_path / f"within-{number}")]
+        assert run(["score", str(pool_folder), *SMALL, *within]) == 0
+    (row,) = compared(capsys, tmp_path / "within-0", tmp_path / "within-1", "--fn", "aum")["agreement"]
+    assert (row["n"], row["spearman"], row["overlap"]) == (0, None, {"0.1": None, "0.5": None})
+
+
+def test_votes_are_counted_the_same_in_any_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    votes = [np.random.default_rng(n).integers(0, 9, 100) for n in range(4)]
+    whole = consensus.plurality(votes)
+    monkeypatch.setattr(consensus, "CELLS", 30)
+    assert np.array_equal(consensus.plurality(votes), whole)
 
 
 def test_what_cannot_be_compared_is_refused(

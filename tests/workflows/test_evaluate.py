@@ -17,6 +17,8 @@ from conftest import png, write_tar
 from curate import durable
 from curate.cli import run
 from curate.manifest.schema import load_head
+from curate.workflows.cost import cost_of
+from curate.workflows.results import told_apart
 
 TARGET = [
     "--target", "preact_resnet20", "--set", "train.epochs=2", "--set", "train.batch_size=16",
@@ -147,6 +149,85 @@ def test_of_a_folder_in_the_pool_and_undecodable_samples(
     assert evaluate(tmp_path / "manifest", test_folder, tmp_path / "evaluation", *words) == 0
     rows = shown(capsys)["rows"]
     assert {row["kind"]: row["samples"] for row in rows} == {"manifest": 19, "random": 19, "all": 47}
+
+
+def test_undecodable_test_samples_are_no_wrong_answers(
+    toy_manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    colours = [(220, 30, 30), (30, 200, 40), (40, 60, 220)]
+    members = []
+    for n in range(12):
+        image = b"no image" if n in (0, 4) else png(colours[n % 3], 900 + n)
+        members += [(f"t{n}.png", image), (f"t{n}.cls", str(n % 3).encode())]
+    write_tar(tmp_path / "test" / "test-0000.tar", members)
+    accuracies = []
+    for store in ("memory", "stream"):
+        out = tmp_path / store
+        words = ["--seeds", "1", "--set", f"pixels.store={store}", "--set", "train.epochs=6"]
+        assert evaluate(toy_manifest, tmp_path / "test", out, *words) == 0
+        accuracies.append([json.loads(path.read_bytes())["per_class"] for path in sorted(out.glob("runs/*/*/*.json"))])
+    assert accuracies[0] == accuracies[1]
+    assert any(max(hits) > 0 for hits in accuracies[0])
+
+
+def test_manifests_are_labelled_by_all_that_made_them(
+    toy_scores: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is no plain fraction of one score is no point of a curve; two that only lie apart are told apart by name."""
+    scores = ["--scores", str(toy_scores)]
+    makers = {
+        "plain": scores, "equal": [*scores, "--per-class", "equal"],
+        "rank": [*scores, *scores, "--combine", "rank"], "least": [*scores, "--min-per-class", "2"],
+    }  # fmt: skip
+    folders = [tmp_path / name for name in makers]
+    for folder, words in zip(folders, makers.values(), strict=True):
+        assert run(["prune", *words, "--fn", "entropy", "--keep", "0.5", "--out", str(folder)]) == 0
+    out = tmp_path / "evaluation"
+    words = ["--test", str(test_folder), "--out", str(out), *TARGET, "--seeds", "1", "--json"]
+    capsys.readouterr()
+    assert run(["evaluate", *map(str, folders), *words]) == 0
+    labels = {row["arm"].partition("-")[0]: row["label"] for row in shown(capsys)["rows"] if row["kind"] == "manifest"}
+    assert labels == {
+        "plain": "entropy 0.5", "equal": "entropy 0.5, equal classes", "rank": "entropy 0.5, combined by rank",
+        "least": "entropy 0.5, at least 2 a class",
+    }  # fmt: skip
+    auto = ["prune", *scores, "--fn", "entropy", "--keep", "auto", "--curve", str(out), "--tolerance", "0.99"]
+    assert run([*auto, "--out", str(tmp_path / "auto")]) == 0
+    points = json.loads((tmp_path / "auto" / "manifest.json").read_bytes())["selection"]["curve"]["points"]
+    assert len(points) == 1
+    row = {"target": "t", "label": "entropy 0.5", "kind": "manifest"}
+    told = told_apart(
+        [{**row, "arm": "a"}, {**row, "arm": "b"}, {**row, "kind": "random", "label": "random", "arm": "r"}]
+    )
+    assert [one["label"] for one in told] == ["entropy 0.5, a", "entropy 0.5, b", "random"]
+
+
+def test_what_build_up_cost_is_the_cost_of_all_its_rounds(
+    pool_folder: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grown = tmp_path / "grown"
+    words = ["--proxy", "preact_resnet20", "--device", "cpu"]
+    for setting in ("seeds=1", "epochs=1", "checkpoints=1", "batch_size=16"):
+        words += ["--set", f"train.{setting}"]
+    words += ["--schedule", "0.2,0.4,0.6", "--fn", "entropy"]
+    assert run(["build-up", str(pool_folder), "--out", str(grown), "--first-per-class", "equal", *words]) == 0
+    manifests = [str(grown / f"iteration-{n}" / "manifest") for n in (1, 2)]
+    runs = [grown / f"iteration-{n}" / "scores" for n in (1, 2)]
+    one, two = (cost_of(folder)["flops"] for folder in runs)
+    assert one < two
+    out, given = tmp_path / "evaluation", [word for folder in reversed(runs) for word in ("--scores", str(folder))]
+    more = ["--test", str(test_folder), *TARGET, "--seeds", "1", "--set", "train.epochs=1", "--json"]
+    capsys.readouterr()
+    assert run(["evaluate", *manifests, *given, "--out", str(out), *more]) == 0
+    found = {row["samples"]: row["selection"]["flops"] for row in shown(capsys)["rows"] if row["kind"] == "manifest"}
+    assert found == {19: one, 28: one + two}
+    # The second alone says where the first is; a run that is not named leaves its cost unknown.
+    out = tmp_path / "second"
+    assert run(["evaluate", manifests[1], *given, "--out", str(out), *more]) == 0
+    assert shown(capsys)["rows"][0]["selection"]["flops"] == one + two
+    out = tmp_path / "less"
+    assert run(["evaluate", manifests[1], *given[:2], "--out", str(out), *more]) == 0
+    assert shown(capsys)["rows"][0]["selection"] is None
 
 
 def test_what_has_run_is_not_run_again_and_new_runs_join(

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import TOY, made_not_finite, png, write_tar
@@ -11,6 +12,7 @@ from conftest import TOY, made_not_finite, png, write_tar
 from curate.cli import run
 from curate.errors import TimeUpError
 from curate.scores import read_bad
+from curate.workflows.growth import agreement
 
 NEW = 24
 
@@ -117,6 +119,7 @@ def test_drift_is_gated(toy_scores: Path, grown_pool: Path, tmp_path: Path, caps
         ("other", [], "changed since"),
         ("new", ["--proxy", "resnet18"], "Leave out --proxy"),
         ("new", ["--label-from", "folder"], "read its labels from 'cls'"),
+        ("new", ["--text-field", "text"], "read its texts from no field of .json entries, not 'text'"),
         ("new", ["--base", "nowhere"], "no finished scores here"),
     ],
 )
@@ -134,6 +137,36 @@ def test_what_is_no_growth_is_refused(
     assert run(given) == (1 if "nowhere" in words else 2)
     assert said in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_labels_of_old_and_new_shards_are_read_from_one_field(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    colours = [(220, 30, 30), (30, 200, 40), (40, 60, 220)]
+    for shard in range(2):
+        members = []
+        for n in range(12):
+            labels = json.dumps({"label": n % 3, "coarse": n % 2}).encode()
+            members += [(f"s{shard}_{n}.png", png(colours[n % 3], n)), (f"s{shard}_{n}.json", labels)]
+        write_tar(tmp_path / "pool" / f"s-{shard}.tar", members)
+    words = ["score", str(tmp_path / "pool" / "s-0.tar"), "--out", str(tmp_path / "base"), *TOY]
+    assert run([*words, "--label-field", "label"]) == 0
+    words = ["score", str(tmp_path / "pool"), "--base", str(tmp_path / "base"), "--out", str(tmp_path / "grown")]
+    assert run([*words, "--label-field", "coarse"]) == 2
+    assert "read its labels from 'label', not 'coarse'" in capsys.readouterr().err
+    assert run([*words, "--label-field", "label"]) == 0
+
+
+def test_one_vote_that_differs_is_no_other_member() -> None:
+    """Ranks of scores that are nearly all alike say little of whether the members are the same."""
+    votes = np.zeros(512)
+    one_more = votes.copy()
+    one_more[7] = 0.25
+    assert agreement(votes, one_more) == 511 / 512
+    assert agreement(votes, np.full(512, np.nan)) == 0
+    scores = np.random.default_rng(0).random(512)
+    assert agreement(scores, np.nextafter(scores, 1)) == pytest.approx(1)
+    assert abs(agreement(scores, np.random.default_rng(1).random(512))) < 0.2
 
 
 def test_pictures_that_changed_under_the_same_names_are_noticed(
