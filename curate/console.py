@@ -28,6 +28,7 @@ SCHEMA_VERSION = 1
 PLAIN_SECONDS = 30.0
 IMAGE_PX, KITTY_CHUNK = 256, 4096
 WIDE = 200
+MANY_ROWS = 1000
 IN_ASCII = "curate.ascii"
 ASCII = {"≤": "<=", "≥": ">=", "±": "+-", "→": "->", "…": "...", "\N{MINUS SIGN}": "-"}
 
@@ -97,12 +98,14 @@ def show_error(error: CurateError) -> None:
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints a table; the first column is text, the others are figures.
 
-    A terminal too narrow for the words in it is given a few lines a row instead.
+    A terminal too narrow for the words in it is given a few lines a row instead, and thousands of rows plain ones.
     """
+    cells = [[_safe(cell) for cell in row] for row in rows]
+    if len(cells) > MANY_ROWS:  # rich would take a second for each thousand
+        return _show_lines(title, [columns, *cells])
     from rich.console import Console
     from rich.table import Table
 
-    cells = [[_safe(cell) for cell in row] for row in rows]
     is_terminal = sys.stdout.isatty()
     console = Console(highlight=False, soft_wrap=True, width=None if is_terminal else WIDE)  # a file has no edge
     if is_terminal and _narrowest([columns, *cells]) > console.width:
@@ -113,6 +116,15 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     for row in cells:
         table.add_row(*row)
     return console.print(table)
+
+
+def _show_lines(title: str, rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(c.rjust(width) if n else c.ljust(width) for n, (c, width) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    )
+    say("\n".join([title, *lines]))
 
 
 def _narrowest(rows: Sequence[Sequence[str]]) -> int:

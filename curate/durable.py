@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,7 +19,8 @@ from typing import IO, Any
 from curate.errors import RunError
 
 WAIT_SECONDS = 0.5
-_LEFTOVER = re.compile(r"^\..+\.[0-9a-f-]+\.tmp$")
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what some network file systems say
+_LEFTOVER = re.compile(r"^\..+\.\d+-[0-9a-f]{8}\.tmp$")  # the names that `_aside` gives
 
 
 @contextmanager
@@ -219,7 +221,7 @@ def lock(folder: Path, *, waiting: Callable[[str], object] | None = None) -> Ite
         try:
             yield
         finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # also for children that have it open
+            _let_go(file)  # also for children that have it open
 
 
 @contextmanager
@@ -232,7 +234,7 @@ def claim(path: Path) -> Iterator[bool]:
             yield is_free
         finally:
             if is_free:
-                fcntl.flock(file, fcntl.LOCK_UN)
+                _let_go(file)
 
 
 def _take(file: IO[Any]) -> bool:
@@ -240,4 +242,12 @@ def _take(file: IO[Any]) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
     return True
+
+
+def _let_go(file: IO[Any]) -> None:
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_UN)

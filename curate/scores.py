@@ -7,6 +7,7 @@ A table's existence under its final name is its done-marker. Failed samples have
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,9 @@ def _nullable(values: Any) -> pa.Array:
     return pa.array(values)
 
 
+_OWN = re.compile(r"(?<=^the label) '.*'(?= is no class id$)| \(byte [\d,]+\)$", re.DOTALL)
+
+
 @dataclass(frozen=True)
 class BadSample:
     """One sample that could not be scored."""
@@ -62,6 +66,11 @@ class BadSample:
     ordinal: int
     key: str
     reason: str
+
+    @property
+    def kind(self) -> str:
+        """The reason without what is the sample's own in it: as many kinds as there are faults, not as samples."""
+        return _OWN.sub("", self.reason)
 
 
 def write_bad(path: Path, bad: Iterable[BadSample]) -> None:

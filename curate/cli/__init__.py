@@ -77,7 +77,8 @@ def _spread(words: Iterable[str]) -> Iterator[str]:
     option, values = "", 0
     for word in words:
         if word.startswith("-"):
-            option, values = word, 0
+            option, given, _ = word.partition("=")
+            values = len(given)  # --test=a b is --test a b
         else:
             if option in SHARD_OPTIONS and values:
                 yield option

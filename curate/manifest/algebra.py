@@ -147,7 +147,7 @@ def _reasons_by_shard(origin: Origin, kept: Sequence[BoolArray]) -> list[dict[st
     for sample in origin.bad:
         number = place[sample.shard]
         if not kept[number][sample.ordinal]:
-            counts[number][sample.reason] = counts[number].get(sample.reason, 0) + 1
+            counts[number][sample.kind] = counts[number].get(sample.kind, 0) + 1
     return counts
 
 

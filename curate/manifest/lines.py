@@ -145,7 +145,9 @@ def find_rows(folder: Path, shard: str) -> list[tuple[str, int, int]]:
             for count in range(len(parts), 0, -1):
                 if found:
                     return found
-                found = list(_with_prefix(rows, _reversed("/".join(parts[-count:])).encode()))
+                name = "/".join(parts[-count:])
+                found = list(_with_prefix(rows, _reversed(name).encode()))
+                found = [row for row in found if row[0] == name] or found  # all of its name, not the end of another
             return found
 
 

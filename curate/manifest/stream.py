@@ -277,7 +277,9 @@ def split_of(name: str) -> str:
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Path, str, Path | None]:
-    places, root = list(arguments), None
+    places, root = list[str](), None
+    for word in arguments:
+        places += ["--root", word.removeprefix("--root=")] if word.startswith("--root=") else [word]
     if "--root" in places[:-1]:
         at = places.index("--root")
         root = Path(places[at + 1])

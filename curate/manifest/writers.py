@@ -59,10 +59,17 @@ def urls(kept: Kept, build: Path, _out: Path) -> list[str]:
     braced = braces([line.name for line in kept.lines])
     if braced and not SPECIAL.search(_cat(kept)):
         lines.append(f"or, as one text: pipe:{_cat(kept)} {braced}")
-    rewrite = f"GOPEN_REWRITE={shlex.quote(f'{kept.root}/=pipe:{_cat(kept)} ')}"
-    (build / "environment.txt").write_text(rewrite + "\n", encoding="utf-8")
-    lines.append(f"or, for timm and open_clip with their usual paths: {rewrite}")
+    if ";" not in _cat(kept):  # which parts one rule from the next there
+        rewrite = f"GOPEN_REWRITE={shlex.quote(_rewriting(f'{kept.root}/', f'pipe:{_cat(kept)} '))}"
+        (build / "environment.txt").write_text(rewrite + "\n", encoding="utf-8")
+        lines.append(f"or, for timm and open_clip with their usual paths: {rewrite}")
     return lines
+
+
+def _rewriting(before: str, after: str) -> str:
+    """Returns webdataset's rule for names that begin so: a pattern of regular expressions, `=`, a template of them."""
+    pattern = re.escape(before).replace("=", r"\x3d").replace(";", r"\x3b")
+    return pattern + "=" + after.replace("\\", r"\\")
 
 
 def timm(kept: Kept, build: Path, _out: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +59,15 @@ def join_classes(counts: Mapping[str, int], names: tuple[str, ...]) -> Classes:
     """Returns what the labels of a pool mean: ids where most samples have one, else names in sorted order."""
     if not counts:
         return Classes("none", (), ())
-    ids = {int(word): count for word, count in counts.items() if is_class_id(word)}
+    ids = Counter[int]()
+    for word, count in counts.items():
+        if is_class_id(word):
+            ids[int(word)] += count  # 1 and 01 are one class
     if 2 * sum(ids.values()) < sum(counts.values()):
         words = sorted(counts)
         return Classes("name", tuple(words), tuple(counts[word] for word in words))
     size = max(max(ids) + 1, len(names))
-    return Classes("id", names, tuple(ids.get(i, 0) for i in range(size)))
+    return Classes("id", names, tuple(ids[i] for i in range(size)))
 
 
 def class_names(root: Path) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ from PIL import Image, ImageOps
 from curate.errors import SampleError
 from curate.pool.jpeg import ordinary_square
 
+# Not all that PIL reads: for some, such as EPS, it starts programs.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 MAX_PIXELS = 89_478_485  # PIL's own warning level: a quarter of a GiB as RGB
 _ORIENTATION = 0x0112
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
@@ -84,7 +86,7 @@ def thumbnail(data: bytes, *, size_px: int, quality: int) -> bytes:
 
 def _opened(data: bytes) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         raise SampleError(f"has more than {MAX_PIXELS:,} pixels") from None
     except Image.DecompressionBombWarning:  # raised where warnings are errors

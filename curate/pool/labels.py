@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as default
 from pathlib import Path
@@ -78,10 +78,12 @@ class LabelRow:
     label: str
 
 
-def read_label_table(path: Path) -> dict[tuple[str, str], str]:
-    """Returns the labels of a CSV with the columns `key`, `label` and, where keys repeat, `shard`."""
+def read_label_table(path: Path, shards: Container[str] | None = None) -> dict[tuple[str, str], str]:
+    """Returns the labels of a CSV with the columns `key`, `label` and, where keys repeat, `shard`: of all or some."""
     table: dict[tuple[str, str], str] = {}
     for row in read_label_rows(path):
+        if shards is not None and row.identity[0] not in shards:
+            continue
         if table.setdefault(row.identity, row.label) != row.label:
             raise UsageError(
                 f"{row.where}: '{printable(row.identity[1])}' has two labels.", hint="Expected one row a key."
@@ -89,8 +91,8 @@ def read_label_table(path: Path) -> dict[tuple[str, str], str]:
     return table
 
 
-def read_label_rows(path: Path) -> list[LabelRow]:
-    """Returns the rows of a CSV with the columns `key`, `label` and, where keys repeat, `shard`.
+def read_label_rows(path: Path) -> Iterator[LabelRow]:
+    """Yields the rows of a CSV with the columns `key`, `label` and, where keys repeat, `shard`.
 
     Raises:
         UsageError: no such file, no CSV, other columns, a label that is several.
@@ -104,7 +106,7 @@ def read_label_rows(path: Path) -> list[LabelRow]:
                     f"{path}: expected the columns 'key' and 'label' (and 'shard' where keys repeat).",
                     hint=f"Found: {printable(', '.join(sorted(columns))) or 'an empty file'}.",
                 )
-            return [_row(row, f"{path}, line {rows.line_num}") for row in rows]
+            yield from (_row(row, f"{path}, line {rows.line_num}") for row in rows)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read as CSV ({error}).", hint="Expected UTF-8 text.") from error
 
@@ -150,7 +152,12 @@ def _json_label(text: str, field_name: str, *where: str) -> str | None:
     if isinstance(value, list | dict):
         raise _multi_label(*where)
     if value is None or isinstance(value, bool | int | str):
-        return None if value is None else str(int(value) if isinstance(value, bool) else value)
+        label = "" if value is None else str(int(value) if isinstance(value, bool) else value).strip()
+        try:
+            label.encode()
+        except UnicodeEncodeError:  # JSON can say it, UTF-8 cannot
+            raise SampleError("the label holds half a character") from None
+        return label or None
     raise SampleError("the label is neither a whole number nor a name")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from curate.errors import UsageError
 from curate.pool.labels import delimiter_of, is_class_id
 from curate.pool.scan import IMAGE_EXTENSIONS
+from curate.pool.shards import leads_back
 from curate.pool.tar import printable
 from curate.pool.texts import TEXT_EXTENSION
 
@@ -132,7 +133,7 @@ def _samples(folder: Path) -> tuple[list[PurePosixPath], Counter[str]]:
     """Returns the images or texts below a folder in sorted order, links followed, and what else is there."""
     paths, skipped = list[PurePosixPath](), Counter[str]()
     for place, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
-        loops = {name for name in folders if _leads_back(Path(place, name))}
+        loops = {name for name in folders if leads_back(Path(place, name))}
         skipped.update({"link that leads back": len(loops)} if loops else {})
         folders[:] = [name for name in folders if name not in loops]
         below = PurePosixPath(Path(place).relative_to(folder).as_posix())
@@ -159,10 +160,6 @@ def _wanted(paths: Sequence[PurePosixPath]) -> tuple[list[int], Counter[str]]:
 def _nothing(where: Path) -> UsageError:
     looked_for = ", ".join(sorted({TEXT_EXTENSION, *IMAGE_EXTENSIONS}))
     return UsageError(f"{where}: no images and no texts.", hint=f"Looked for {looked_for}.")
-
-
-def _leads_back(folder: Path) -> bool:
-    return folder.is_symlink() and folder.resolve() in {above.resolve() for above in folder.absolute().parents}
 
 
 def _why_not(below: PurePosixPath, path: Path) -> str:

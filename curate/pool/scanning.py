@@ -14,7 +14,7 @@ from typing import Any
 
 from curate.apart import spread, work
 from curate.errors import RunError
-from curate.pool.labels import LabelSource
+from curate.pool.labels import LabelSource, read_label_table
 from curate.pool.scan import Scan, scan_shard, stat
 from curate.pool.shards import Shard
 from curate.tables import read_metadata, write_table
@@ -55,7 +55,7 @@ class Scanning:
                 raise self._changed(shard, f"{known.bytes:,} bytes then, {status.st_size:,} now")
             if not (is_same_time or self.copied):
                 raise self._changed(shard, "as long as it was, but written at another time")
-            if is_same_time:
+            if is_same_time and (self.skip_faults or not known.fault):
                 return known
         scan, table = scan_shard(shard, self.labels, skip_faults=self.skip_faults)
         if known and known.digest != scan.digest:
@@ -81,15 +81,15 @@ class Scanning:
             return ""
 
         progress(0, len(shards), "")
+        if self.labels.table and not self.labels.field:  # of no file that a process could read
+            processes = 1
         with closing(spread(shards, act, MODULE, self._told, out=self.folder, processes=processes)) as scanned:
             for done, (place, _) in enumerate(scanned, 1):
                 progress(done, len(shards), shards[place].name)
         return [here.get(shard.name) or self.scan(shard) for shard in shards]  # what processes scanned is known by now
 
     def _told(self, shards: Sequence[Shard]) -> list[object]:
-        names = {"", *(shard.name for shard in shards)}
-        table = [[*where, label] for where, label in self.labels.table.items() if where[0] in names]
-        labels = [self.labels.kind, self.labels.field, table, self.labels.text_field]
+        labels = [self.labels.kind, self.labels.field, self.labels.text_field]
         return [str(self.folder), [[s.name, str(s.path)] for s in shards], labels, self.skip_faults, self.copied]
 
     def _changed(self, shard: Shard, how: str) -> RunError:
@@ -101,8 +101,10 @@ class Scanning:
 
 
 def _scan_told(job: list[Any]) -> Iterator[str]:
-    folder, shards, (kind, field, table, text_field), skip_faults, copied = job
-    labels = LabelSource(kind, field, {(shard, key): label for shard, key, label in table}, text_field)
+    folder, shards, (kind, field, text_field), skip_faults, copied = job
+    names = {"", *(name for name, _ in shards)}
+    table = read_label_table(Path(field), names) if kind == "csv" else {}
+    labels = LabelSource(kind, field, table, text_field)
     scanning = Scanning(Path(folder), labels, skip_faults, copied)
     for name, path in shards:
         scanning.scan(Shard(name, Path(path)))

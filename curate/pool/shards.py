@@ -55,7 +55,7 @@ def find_shards(sources: Sequence[str], root: Path | None = None) -> Sources:
     if not sources:
         raise UsageError("No shards were named.", hint="Give a folder, a glob or a list of .tar files.")
     found = [(folder, path) for source in sources for folder, path in _expand(source)]
-    root = root.absolute() if root else Path(os.path.commonpath([folder for folder, _ in found]))
+    root = _absolute(root) if root else Path(os.path.commonpath([folder for folder, _ in found]))
     shards = sorted((Shard(path.relative_to(root).as_posix(), path) for _, path in found), key=lambda s: s.name)
     for one, other in pairwise(shards):
         if one.name == other.name:
@@ -67,9 +67,9 @@ def _expand(source: str) -> Iterator[tuple[Path, Path]]:
     """Yields (folder that counts towards the common one, shard) for one source."""
     if re.match(r"^(pipe:|[a-z0-9+]{2,}://)", source):
         raise UsageError(f"{source}: not a local path.", hint="Shards are read from local or mounted folders.")
-    path = Path(source).absolute()
+    path = _absolute(Path(source))
     if path.is_dir():
-        shards = sorted(p for p in path.rglob("*") if codec_of(p.name) and p.is_file() and not _is_hidden(p, path))
+        shards = sorted(_below(path))
         if not shards:
             raise UsageError(f"{source}: no shards in this folder.", hint=f"Looked for {', '.join(SUFFIXES)}.")
         yield from ((path, shard) for shard in shards)
@@ -81,7 +81,8 @@ def _expand(source: str) -> Iterator[tuple[Path, Path]]:
         for match in matches:
             if codec_of(match) is None or not Path(match).is_file():
                 raise UsageError(f"{match}: not a shard.", hint=f"Expected one of {', '.join(SUFFIXES)}.")
-            yield Path(match).absolute().parent, Path(match).absolute()
+            shard = _absolute(Path(match))
+            yield shard.parent, shard
 
 
 def _braces(source: str) -> list[str]:
@@ -91,5 +92,32 @@ def _braces(source: str) -> list[str]:
         raise UsageError(f"{source}: unbalanced braces ({error}).", hint="Write {0000..0009}.") from error
 
 
-def _is_hidden(path: Path, below: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(below).parts)
+def _absolute(path: Path) -> Path:
+    """Returns a path from the root. Links stay as they are named, but for those that `..` goes back over."""
+    if ".." not in path.parts:
+        return path.absolute()
+    return path.resolve() if path.name == ".." else path.parent.resolve() / path.name
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yields the shards in a folder at any depth, links followed, what is hidden left out.
+
+    Raises:
+        UsageError: a folder that cannot be read, a link of a shard's name that leads nowhere.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UsageError(f"{error.filename}: cannot be read ({error.strerror}).", hint="Its shards would be left out.")
+
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        folders[:] = [n for n in folders if not n.startswith(".") and not leads_back(Path(place, n))]
+        for path in (Path(place, name) for name in files if codec_of(name) and not name.startswith(".")):
+            if path.is_file():
+                yield path
+            elif path.is_symlink():
+                raise UsageError(f"{path}: a link that leads nowhere.", hint="Mount what it leads to, or delete it.")
+
+
+def leads_back(folder: Path) -> bool:
+    """Says whether a folder is a link to one that it lies in."""
+    return folder.is_symlink() and folder.resolve() in {above.resolve() for above in folder.absolute().parents}

@@ -109,4 +109,4 @@ def _field(data: bytes, field: str) -> str:
         value = value.get(part) if isinstance(value, dict) else None
     if not isinstance(value, str):
         raise SampleError(f"the JSON entry has no text in '{field}'")
-    return value
+    return value.encode("utf-8", "replace").decode()  # half a character, which JSON can say and UTF-8 cannot, becomes ?

@@ -134,6 +134,8 @@ class KeptStream(IterableDataset[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         """Says which epoch the next iterator is of: with the seed it decides the order."""
+        if epoch != int(self._epoch):  # workers that start anew would go on from there in every epoch
+            self._resume_at = 0
         self._epoch.fill_(epoch)
 
     def state_dict(self) -> dict[str, int]:
@@ -141,7 +143,10 @@ class KeptStream(IterableDataset[Any]):
         return {"epoch": int(self._epoch), "taken": self._taken}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Makes the next iterator go on there: the same samples follow as would have followed."""
+        """Makes the next iterator go on there: the same samples follow as would have followed.
+
+        With a loader's workers say `set_epoch` before the pass after that one: they know no other way that it is over.
+        """
         self.set_epoch(state["epoch"])
         self._resume_at = state["taken"]
 

@@ -6,6 +6,7 @@ there ordinals are compared. Samples of other shards are told by their keys, whe
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -206,7 +207,8 @@ def _once(key_of: dict[Place, str]) -> dict[str, Place]:
 
 
 def _keys(pool: Pool, shard: str, rows: NDArray[np.int64]) -> list[str]:
-    number = next(place for place, scan in enumerate(pool.scans) if scan.name == shard)
+    # The scans are in the order of their names.
+    number = bisect_left(pool.scans, shard, key=lambda scan: scan.name)
     keys: list[str] = pool.read(number, ["key"])["key"].take(rows).to_pylist()
     return keys
 

@@ -44,9 +44,11 @@ def on_list(
         return None
     places: dict[tuple[str, str], list[int]] = {}
     names = [scan.name for scan, part in zip(pool.scans, columns.ordinals, strict=True) for _ in range(len(part))]
+    listed = {key for _, key in keys}
     for place, (shard, key) in enumerate(zip(names, columns.values["key"].tolist(), strict=True)):
-        places.setdefault(("", key), []).append(place)
-        places[(shard, key)] = [place]
+        if key in listed:
+            places.setdefault(("", key), []).append(place)
+            places[(shard, key)] = [place]
     mask_N = np.zeros(len(names), dtype=np.bool_)
     for pair in keys:
         found = places.get(pair, [])

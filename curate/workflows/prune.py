@@ -361,7 +361,7 @@ def _choices(
     failed: dict[str, dict[str, int]] = {}
     for sample in bad:
         counts = failed.setdefault(sample.shard, {})
-        counts[sample.reason] = counts.get(sample.reason, 0) + 1
+        counts[sample.kind] = counts.get(sample.kind, 0) + 1
     for scan, (ordinal_K, reason_K) in zip(pool.scans, reasons, strict=True):
         kept_N = np.zeros(scan.samples, dtype=np.bool_)
         kept_N[ordinal_K[reason_K == KEPT]] = True

@@ -215,8 +215,9 @@ def _scored(manifest: Path, head: Head, notes: list[str], *, scores: Path | None
         return None
     selection = head.selection
     is_ranked = not selection.of and not selection.cover
-    first = next((scan.name for number, scan in enumerate(origin.pool.scans) if scan.samples > scan.bad), "")
-    names = [] if origin.index else [name for name in score_names(origin, first) if "@" not in name]
+    # Of the first shard that has any: of one whose images cannot be decoded nothing has a score.
+    scored = (score_names(origin, scan.name) for scan in origin.pool.scans)
+    names = [] if origin.index else [name for name in next(filter(None, scored), []) if "@" not in name]
     columns = origin.columns([] if origin.index else ["prediction"], null_is_nan=True)
     ranking = ranking_of(manifest, selection, origin, columns) if is_ranked else None
     if ranking is None:

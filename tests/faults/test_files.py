@@ -196,15 +196,18 @@ def test_two_processes_in_one_folder_and_folders_of_others(
 
 def test_who_lives_keeps_what_it_writes_and_who_died_does_not(tmp_path: Path) -> None:
     """By locks: the number of this very process is in both names, as in containers that all begin at 1."""
-    dead = tmp_path / f".m.{os.getpid()}-00.tmp"
+    dead = tmp_path / f".m.{os.getpid()}-{0:08x}.tmp"
     dead.mkdir()
     (dead / "half").write_bytes(b"x")
+    others = [tmp_path / name for name in (".dump.2026-11-26.tmp", ".work.cafe.tmp", ".m.1-0.tmp")]
+    for other in others:  # another program's
+        other.write_bytes(b"x")
     with durable.building(tmp_path / "m") as build, durable.replace(tmp_path / "file") as file:
         durable.remove_leftovers(tmp_path)
         assert build.exists()
         assert not dead.exists()
         file.write(b"whole")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "file"])
 
 
 BESIDE_OTHERS = """

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from conftest import png, write_tar
 from PIL import Image
 from tars import prune_by
 from test_stream import contents, kept_keys
+from webdataset.gopen import rewrite_url
 
 from curate.cli import run
 from curate.manifest.exports import EXPORTS
@@ -70,6 +72,24 @@ def test_rewriting_leads_timms_and_open_clips_reader_to_the_kept_samples(
         [sys.executable, "-c", reader, *shards], env=environment, capture_output=True, text=True, check=True
     )
     assert sorted(done.stdout.split()) == sorted(kept_keys(toy_manifest, pool_folder))
+
+
+@pytest.mark.parametrize("name", ["coco+vg", "snap=3;b", "a (1) [x]*", "back\\slash"])
+def test_rewriting_takes_a_folder_by_its_name_whatever_that_is(
+    name: str, toy_manifest: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A rule is a regular expression: one that does not fit leaves the reader with every sample."""
+    pool, out = tmp_path / name, tmp_path / "m"
+    shutil.copytree(pool_folder, pool)
+    shutil.copytree(toy_manifest, out)
+    source = json.loads((out / "source.json").read_bytes())
+    (out / "source.json").write_text(json.dumps({**source, "root": str(pool)}))
+    export(out, "urls", tmp_path / "out", capsys)
+    variable, _, value = (tmp_path / "out" / "environment.txt").read_text().partition("=")
+    monkeypatch.setenv(variable, shlex.split(value)[0])
+    urls = [rewrite_url(str(path)) for path in sorted(pool.glob("*.tar"))]
+    assert urls == [f"pipe:curate cat {out} {path.name}" for path in sorted(pool.glob("*.tar"))]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # timm's own, of a loader without workers

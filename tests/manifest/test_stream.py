@@ -128,7 +128,7 @@ def read_from_storage(path: Path, command: list[str]) -> int:
 
 
 def test_the_moved_pool_is_found_through_root(toy_manifest: Path, pool_folder: Path, tmp_path: Path) -> None:
-    here, there = cat(toy_manifest, "toy-0001.tar"), cat(toy_manifest, "x/y/toy-0001.tar", "--root", str(pool_folder))
+    here, there = cat(toy_manifest, "toy-0001.tar"), cat(toy_manifest, "x/y/toy-0001.tar", f"--root={pool_folder}")
     assert here.returncode == there.returncode == 0
     assert here.stdout == there.stdout
 
@@ -142,6 +142,9 @@ def test_the_longest_unique_suffix_names_a_shard(toy_manifest: Path, tmp_path: P
         assert find_line(tmp_path, f"/mnt/data/{name}").name == name
     assert len(find_rows(tmp_path, "u/00007.tar")) == 2
     assert find_rows(tmp_path, "99999.tar") == []
+    write_lines(tmp_path, [line._replace(name=name) for name in ("b/t.tar", "t.tar")])
+    for asked, name in (("t.tar", "t.tar"), ("/kept/t.tar", "t.tar"), ("/kept/b/t.tar", "b/t.tar")):
+        assert find_line(tmp_path, asked).name == name  # all of a name is more than the end of another
 
 
 def test_verify_says_which_shard_differs(toy_manifest: Path, pool_folder: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]

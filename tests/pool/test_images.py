@@ -248,6 +248,17 @@ def test_what_is_no_image_is_a_bad_sample(data: bytes) -> None:
         native_side(data)
 
 
+def test_no_program_is_started_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PIL hands EPS to Ghostscript, where that is installed."""
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(SampleError, match="is not an image"):
+        rgb(encoded(Image.new("RGB", (8, 8)), "EPS"))
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_bomb_is_refused_before_it_is_decoded() -> None:
     side = int(MAX_PIXELS**0.5) + 1
     data = encoded(Image.new("1", (side, side)), "PNG")

@@ -36,6 +36,63 @@ def test_a_list_a_glob_a_brace_pattern_and_a_folder_name_the_same_shards(pool_fo
     assert len({find_shards(way).shards for way in ways}) == 1
 
 
+def test_a_path_over_its_parents_names_what_it_leads_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with `..` in it would lead out of every folder that is made by it."""
+    for name in ("shards/a.tar", "other/b.tar"):
+        write_tar(tmp_path / name, [(f"{name[-5]}.png", IMAGE)])
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    found = find_shards(["../shards/a.tar", "../shards/../other/b.tar"])
+    assert [shard.name for shard in found.shards] == ["other/b.tar", "shards/a.tar"]
+    assert (found.root, find_shards([".."]).root) == (tmp_path, tmp_path)
+    with pytest.raises(UsageError, match="named twice"):
+        find_shards(["../shards/a.tar", "../run/../shards/a.tar"])
+
+
+def test_links_in_a_folder_are_followed_and_none_is_left_out(tmp_path: Path) -> None:
+    write_tar(tmp_path / "elsewhere" / "b.tar", [("b.png", IMAGE)])
+    write_tar(tmp_path / "pool" / "a.tar", [("a.png", IMAGE)])
+    (tmp_path / "pool" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "pool" / "loop").symlink_to(tmp_path / "pool")
+    write_tar(tmp_path / "pool" / ".hidden" / "c.tar", [("c.png", IMAGE)])
+    assert [shard.name for shard in find_shards([str(tmp_path / "pool")]).shards] == ["a.tar", "more/b.tar"]
+    (tmp_path / "pool" / "d.tar").symlink_to(tmp_path / "gone.tar")
+    with pytest.raises(UsageError, match=r"d.tar: a link that leads nowhere"):
+        find_shards([str(tmp_path / "pool")])
+
+
+def test_padded_class_ids_are_the_same_classes(tmp_path: Path) -> None:
+    for shard, ids in (("a.tar", "01"), ("b.tar", ["00", "01", "01"])):
+        write_tar(
+            tmp_path / "p" / shard,
+            [
+                (f"{n}.{kind}", data)
+                for n, one in enumerate(ids)
+                for kind, data in (("png", IMAGE), ("cls", one.encode()))
+            ],
+        )
+    pool = index(tmp_path / "p", tmp_path / "i")
+    assert (pool.classes.kind, pool.classes.counts) == ("id", (2, 3))
+
+
+def test_labels_of_json_that_are_empty_are_none_and_half_a_character_is_bad(tmp_path: Path) -> None:
+    members = []
+    for n, label in enumerate(['"cat"', '" cat "', '""', '" "', "null", '"\\ud83d"', '"\\ud83d\\ude00"']):
+        members += [(f"{n}.png", IMAGE), (f"{n}.json", b'{"label": ' + label.encode() + b"}")]
+    write_tar(tmp_path / "p" / "x.tar", members)
+    pool = index(tmp_path / "p", tmp_path / "i", LabelSource("json", "label"))
+    assert pool.classes.names == ("cat", "\N{GRINNING FACE}")
+    assert pool.labels(0).tolist() == [0, 0, -1, -1, -1, -1, 1]
+    assert pool.reasons(0) == [None] * 5 + ["the label holds half a character", None]
+
+
+def test_a_shard_with_a_fault_is_refused_after_it_was_skipped(tmp_path: Path) -> None:
+    write_tar(tmp_path / "p" / "a.tar", [("a.png", IMAGE), ("b.png", IMAGE), ("a.cls", b"0")])
+    build_index([str(tmp_path / "p")], tmp_path / "i", LabelSource(), skip_faults=True)
+    with pytest.raises(ShardError, match="appears twice"):
+        index(tmp_path / "p", tmp_path / "i")
+
+
 @pytest.mark.parametrize(
     ("members", "said"),
     [

@@ -192,6 +192,19 @@ def test_a_stream_goes_on_where_its_state_says(manifest: Path, taken: int) -> No
     assert keys(other) == whole
 
 
+def test_only_the_epoch_that_was_broken_off_goes_on_in_the_middle(manifest: Path) -> None:
+    """Workers that start anew with every epoch know what was said before."""
+    stream = curate.KeptStream(manifest, shuffle=4)
+    stream.load_state_dict({"epoch": 0, "taken": 2})
+    loader = DataLoader(stream, num_workers=2, **as_list)
+    found = []
+    for epoch in range(3):
+        stream.set_epoch(epoch)
+        found.append(sorted(key(sample) for [sample] in loader))
+    assert len(found[0]) < len(KEPT)
+    assert found[1:] == [KEPT] * 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["stream", "samples"])
 def test_spawned_workers_read_the_same(toy_manifest: Path, pool_folder: Path, dataset: str) -> None:

@@ -384,7 +384,7 @@ def test_killed_while_it_asks_it_asks_again_and_keeps_what_people_wrote(
     before = (folder / "to_label.csv").read_bytes()
     # As a kill leaves it: pictures half-written, no CSV yet.
     (folder / "to_label.csv").unlink()
-    shutil.move(folder / "pictures", folder / ".pictures.999999999.tmp")
+    shutil.move(folder / "pictures", folder / ".pictures.999999999-00000000.tmp")
     assert run(waiting) == 0
     assert (folder / "to_label.csv").read_bytes() == before
     assert not list(folder.glob(".*"))

@@ -45,7 +45,8 @@ def test_every_word_after_the_option_is_a_shard_of_it(pool_folder: Path, beside:
     """As a shell writes `--test test-*.tar`: none of them may become a shard of the pool."""
     out = tmp_path / "scores"
     tests, validation = shards(beside)[:2], shards(beside)[2:]
-    words = ["score", *shards(pool_folder), "--val", *validation, "--test", *tests, "--out", str(out), *SHORT]
+    words = ["score", *shards(pool_folder), "--val", *validation, f"--test={tests[0]}", *tests[1:]]
+    words += ["--out", str(out), *SHORT]
     assert run(words) == 0
     assert summary(out)["samples"] == 3 * PER_SHARD
     assert summary(out)["held_out"] == PER_SHARD

@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import BAD_KEY, COLOURS, png, write_tar
+from conftest import BAD_KEY, COLOURS, TOY, png, write_tar
 from PIL import Image
 
 from curate import tables
 from curate.cli import run
 from curate.manifest.schema import load_head
+from curate.workflows.report import report
 
 HOSTILE = '"><img src=x onerror=alert(1)>'
 CLASSES = ["<script>alert(1)</script>", "قطة", "🐈 cat"]
@@ -170,6 +171,33 @@ def test_a_sample_without_an_image_shows_its_text(tmp_path: Path) -> None:
     assert run(["prune", *words, "--keep", "1.0", "--out", str(folder / "m")]) == 0
     assert drawn(folder / "m", tmp_path / "r.html").has("words alone")
     assert not drawn(manifest, tmp_path / "r.html").has("words alone")
+
+
+def test_half_a_character_of_a_text_is_a_mark(tmp_path: Path) -> None:
+    """JSON can say it: a text that was cut within an emoji, for one."""
+    entry = json.dumps({"text": "so nice \ud83d", "label": 0}).encode()
+    write_tar(tmp_path / "pool" / "a.tar", [(f"{n}.json", entry) for n in range(4)])
+    words = ["--text-field", "text", "--label-field", "label", "--out", str(tmp_path / "index")]
+    assert run(["index", str(tmp_path / "pool"), *words]) == 0
+    table = pa.table({"shard": ["a.tar"] * 4, "ordinal": range(4), "mine": [0.0, 1.0, 2.0, 3.0]})
+    pq.write_table(table, tmp_path / "s.parquet")
+    words = ["--scores", str(tmp_path / "s.parquet"), "--index", str(tmp_path / "index"), "--fn", "mine"]
+    assert run(["prune", *words, "--keep", "2", "--out", str(tmp_path / "m")]) == 0
+    assert drawn(tmp_path / "m", tmp_path / "r.html").has("so nice ?")
+
+
+def test_a_first_shard_that_nobody_can_decode_hides_no_scores(tmp_path: Path) -> None:
+    write_tar(tmp_path / "pool" / "a.tar", [("x.png", b"no image"), ("x.cls", b"0")])
+    members = []
+    for n in range(12):
+        members += [(f"k{n}.png", png(COLOURS[n % 3], n)), (f"k{n}.cls", str(n % 3).encode())]
+    write_tar(tmp_path / "pool" / "b.tar", members)
+    scores = ["--out", str(tmp_path / "s")]
+    assert run(["score", str(tmp_path / "pool"), *scores, *TOY]) == 0
+    words = ["--scores", str(tmp_path / "s"), "--fn", "entropy", "--keep", "6", "--out", str(tmp_path / "m")]
+    assert run(["prune", *words]) == 0
+    shown = report(tmp_path / "m").samples.values()
+    assert {"entropy", "margin", "aum"} <= {name for sample in shown for name, *_ in sample.scores}
 
 
 @pytest.mark.parametrize("count", [1, 1000])

@@ -37,7 +37,7 @@ def test_the_member_is_the_epoch_that_was_best_on_val(pool_folder: Path, tmp_pat
     assert digests(out) == before
     assert len(events(out, "epoch")) == sum(summary["seed_epochs"])
     assert run(["compare", str(out), "--consensus"]) == 0
-    assert run(["compare", str(out), str(out), "--cost"]) == 0
+    assert run(["compare", str(out), "--cost"]) == 0
 
 
 @pytest.mark.parametrize("setting", ["train.member=best", "train.schedule=patience"])
