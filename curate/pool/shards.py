@@ -110,12 +110,16 @@ def _below(folder: Path) -> Iterator[Path]:
         raise UsageError(f"{error.filename}: cannot be read ({error.strerror}).", hint="Its shards would be left out.")
 
     for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        folders[:] = [n for n in folders if not n.startswith(".") and not leads_back(Path(place, n))]
+        folders[:] = [n for n in folders if not _is_passed_over(Path(place, n))]
         for path in (Path(place, name) for name in files if codec_of(name) and not name.startswith(".")):
             if path.is_file():
                 yield path
             elif path.is_symlink():
                 raise UsageError(f"{path}: a link that leads nowhere.", hint="Mount what it leads to, or delete it.")
+
+
+def _is_passed_over(folder: Path) -> bool:
+    return folder.name.startswith(".") or folder.name == "lost+found" or leads_back(folder)  # that is the file system's
 
 
 def leads_back(folder: Path) -> bool:

@@ -40,6 +40,26 @@ def cost_of(folder: Path) -> dict[str, Any]:
     }
 
 
+def selection_cost(runs: Sequence[Path], scored: Sequence[tuple[str, str | None]]) -> dict[str, Any] | None:
+    """Returns what the runs that scored a manifest cost together; None where not all of them are there.
+
+    Args:
+        runs: folders of runs.
+        scored: of each that is looked for, the last first, the digests of its recipe and of the manifest that it was
+            trained on, None where that does not matter.
+    """
+    costs = list[dict[str, Any]]()
+    for recipe, trained_on in scored:
+        for folder in runs:
+            record = read_record(folder / RUN)
+            if record["recipe_digest"] == recipe and trained_on in (None, record.get("within", "")):
+                costs.append(cost_of(folder))
+                break
+    if not costs or len(costs) < len(scored):
+        return None
+    return {**costs[0], **{name: sum(cost[name] for cost in costs) for name in ("seconds", "flops")}}
+
+
 def costs_of(folders: Sequence[Path], names: Sequence[str], *, has_target: bool) -> list[dict[str, Any]]:
     """Returns what each run cost, and the share of the arithmetic of the last one, if that is a target."""
     costs = [{"run": name, **cost_of(folder)} for name, folder in zip(names, folders, strict=True)]

@@ -29,10 +29,9 @@ from curate.proxy.plan import Plan
 from curate.proxy.predict import measured
 from curate.proxy.training import history_of, member_path, settled_members, train_member
 from curate.recipe import Recipe, Train
-from curate.scores import RUN, read_record
 from curate.workflows.anew import Anew, arms_anew, scores_of
 from curate.workflows.arms import ALL, Arm, arms_of
-from curate.workflows.cost import TRAIN_PASSES, cost_of
+from curate.workflows.cost import TRAIN_PASSES, selection_cost
 from curate.workflows.held_out import HeldOut, RowArray, Validate, check_others, other_shards, split, validation
 from curate.workflows.results import summarise, write_tables
 from curate.workflows.run import Request as RunRequest
@@ -326,7 +325,8 @@ def _run_cell(request: Request, cell: Cell, ground: _Ground, progress: Progress)
         "accuracy": accuracy.together, "each": accuracy.each, "per_class": accuracy.per_class,
         "seconds": round(sum(_seconds(work / str(member)) for member in range(request.members)), 1),
         "flops": TRAIN_PASSES * forward_flops(plan.spec) * len(rows_K) * epochs,
-        "selection": _selection(request.scores, cell.arm), "device": plan.device, "threads": torch.get_num_threads(),
+        "selection": selection_cost(request.scores, cell.arm.scored),
+        "device": plan.device, "threads": torch.get_num_threads(),
     }  # fmt: skip
     if starts:
         _add_start(result, replace(cell, arm=replace(cell.arm, name=ALL)).path(request.out))
@@ -381,20 +381,6 @@ def _seconds(folder: Path) -> float:
     lines = (folder / "seconds.txt").read_text(errors="replace").splitlines()
     whole = (re.fullmatch(r"(\d+) (\d+\.\d{3})", line) for line in lines)
     return sum({found[1]: float(found[2]) for found in whole if found}.values())
-
-
-def _selection(scores: Sequence[Path], arm: Arm) -> dict[str, Any] | None:
-    """Returns what the runs that scored a manifest cost together, if all of them are among the folders given."""
-    costs = list[dict[str, Any]]()
-    for recipe, trained_on in arm.scored:
-        for folder in scores:
-            record = read_record(folder / RUN)
-            if record["recipe_digest"] == recipe and trained_on in (None, record.get("within", "")):
-                costs.append(cost_of(folder))
-                break
-    if not costs or len(costs) < len(arm.scored):
-        return None
-    return {**costs[0], **{name: sum(cost[name] for cost in costs) for name in ("seconds", "flops")}}
 
 
 def _tables(request: Request, cells: Sequence[Cell]) -> dict[str, Any]:

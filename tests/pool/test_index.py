@@ -54,7 +54,8 @@ def test_links_in_a_folder_are_followed_and_none_is_left_out(tmp_path: Path) -> 
     write_tar(tmp_path / "pool" / "a.tar", [("a.png", IMAGE)])
     (tmp_path / "pool" / "more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "pool" / "loop").symlink_to(tmp_path / "pool")
-    write_tar(tmp_path / "pool" / ".hidden" / "c.tar", [("c.png", IMAGE)])
+    for passed_over in (".hidden", "lost+found"):
+        write_tar(tmp_path / "pool" / passed_over / "c.tar", [("c.png", IMAGE)])
     assert [shard.name for shard in find_shards([str(tmp_path / "pool")]).shards] == ["a.tar", "more/b.tar"]
     (tmp_path / "pool" / "d.tar").symlink_to(tmp_path / "gone.tar")
     with pytest.raises(UsageError, match=r"d.tar: a link that leads nowhere"):
