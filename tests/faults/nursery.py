@@ -62,10 +62,11 @@ def answer(request: dict[str, Any], into: Path) -> dict[str, Any]:
     os.close(descriptor)
     _, status = os.waitpid(child, 0)
     count = into / "count"
+    changes = count.read_text() if count.exists() else ""  # empty where the child died as it wrote it
     return {
         "code": "hangs" if hangs else os.waitstatus_to_exitcode(status),
         "seconds": time.monotonic() - begun,
-        "changes": int(count.read_text()) if count.exists() else None,
+        "changes": int(changes) if changes else None,
         "out": (into / "out").read_text(),
         "err": (into / "err").read_text(),
     }
