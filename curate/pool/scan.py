@@ -81,6 +81,7 @@ class _Sample:
     image: tuple[int, int] | None = None
     text: tuple[int, int] | None = None
     label_entry: bytes | None = None
+    is_label_overlong: bool = False
 
 
 def scan_shard(shard: Shard, labels: LabelSource, *, skip_faults: bool = False) -> tuple[Scan, pa.Table]:
@@ -190,7 +191,7 @@ def _add(entry: Entry, samples: list[_Sample], shard: Shard, tally: Tally, label
     sample.end = end = entry.end
     sample.size += end - entry.start
     if extension == labels.extension:
-        sample.label_entry = entry.content if entry.content is not None else b"\xff"
+        sample.label_entry, sample.is_label_overlong = entry.content, entry.content is None
     if extension in IMAGE_EXTENSIONS and sample.image is None:
         sample.image = (entry.data, entry.size)
     if extension == ("json" if labels.text_field else TEXT_EXTENSION):
@@ -213,6 +214,8 @@ def _check_keys(samples: Sequence[_Sample], shard: Shard) -> None:
 def _row(sample: _Sample, shard: Shard, labels: LabelSource, fault: str) -> dict[str, Any]:
     label, reason = None, f"shard: {fault}" if fault else None
     try:
+        if sample.is_label_overlong:
+            raise SampleError(f"the label's entry has more than {MAX_LABEL_BYTES:,} bytes")
         label = labels.read(shard.name, _shown(sample.key), sample.label_entry)
     except SampleError as error:
         reason = reason or str(error)

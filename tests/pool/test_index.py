@@ -8,7 +8,7 @@ from conftest import PER_SHARD, SHARDS, png, write_tar
 from curate.cli import run
 from curate.errors import RunError, ShardError, UsageError
 from curate.pool.index import Pool, build_index
-from curate.pool.labels import LabelSource, read_label_table
+from curate.pool.labels import MAX_LABEL_BYTES, LabelSource, read_label_table
 from curate.pool.shards import find_shards
 
 IMAGE = png((9, 9, 9), 0)
@@ -85,6 +85,14 @@ def test_labels_of_json_that_are_empty_are_none_and_half_a_character_is_bad(tmp_
     assert pool.classes.names == ("cat", "\N{GRINNING FACE}")
     assert pool.labels(0).tolist() == [0, 0, -1, -1, -1, -1, 1]
     assert pool.reasons(0) == [None] * 5 + ["the label holds half a character", None]
+
+
+def test_a_label_whose_entry_is_too_large_is_bad_and_says_so(tmp_path: Path) -> None:
+    large = b'{"label": "cat", "more": "' + b"x" * MAX_LABEL_BYTES + b'"}'
+    members = [("a.png", IMAGE), ("a.json", large), ("b.png", IMAGE), ("b.json", b'{"label": "cat"}')]
+    write_tar(tmp_path / "p" / "x.tar", members)
+    pool = index(tmp_path / "p", tmp_path / "i", LabelSource("json", "label"))
+    assert pool.reasons(0) == ["the label's entry has more than 1,048,576 bytes", None]
 
 
 def test_a_shard_with_a_fault_is_refused_after_it_was_skipped(tmp_path: Path) -> None:
