@@ -33,7 +33,9 @@ key() {
 }
 
 score() {
-  if [ -f "$CURATE_SCORES/summary.json" ]; then
+  # Scores of another pool or recipe are not these: curate score refuses to go on with them.
+  now=$(key)
+  if [ -f "$CURATE_SCORES/summary.json" ] && [ "$(cat "$CURATE_SCORES/key.txt" 2> /dev/null)" = "$now" ]; then
     echo "Scores are in $CURATE_SCORES already." >&2
     return
   fi
@@ -45,6 +47,7 @@ score() {
   if [ "$code" = 6 ] && [ -n "${GITHUB_ACTIONS:-}" ]; then
     echo "::warning title=curate score::$CURATE_MAX_TIME were not enough. What is finished is kept: run this job again." >&2
   fi
+  if [ "$code" = 0 ]; then echo "$now" > "$CURATE_SCORES/key.txt"; fi
   return "$code"
 }
 
@@ -66,6 +69,10 @@ check() {
 
 prune() {
   code=0
+  if [ -n "$CURATE_BASE" ] && [ "$CURATE_BASE" -ef "$CURATE_OUT/manifest" ]; then
+    echo "CURATE_BASE is $CURATE_OUT/manifest, which is written anew: keep the manifest of before elsewhere." >&2
+    exit 2
+  fi
   mkdir -p "$CURATE_OUT"
   # Nothing of an earlier run may be taken for this one's.
   rm -f "$CURATE_OUT"/check.md "$CURATE_OUT"/check.json "$CURATE_OUT"/junit.xml "$CURATE_OUT"/metrics.prom \

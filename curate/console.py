@@ -10,11 +10,13 @@ import codecs
 import io
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curate.errors import CurateError, SampleError
@@ -43,7 +45,11 @@ codecs.register_error(IN_ASCII, _in_ascii)
 
 
 def speak_any_encoding() -> None:
-    """Makes stdout and stderr write what their encoding lacks in other words, instead of failing."""
+    """Makes stdout and stderr write what their encoding lacks in other words, instead of failing.
+
+    Where one is closed, what is said there goes nowhere, and no file that is opened takes its number.
+    """
+    sys.stdout, sys.stderr = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=IN_ASCII)

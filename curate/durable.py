@@ -16,7 +16,7 @@ from pathlib import Path
 from types import UnionType
 from typing import IO, Any
 
-from curate.errors import RunError
+from curate.errors import RunError, UsageError
 
 WAIT_SECONDS = 0.5
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what some network file systems say
@@ -50,6 +50,20 @@ def _name(error: BaseException, aside: Path, path: Path) -> None:
     """Has an error name what was to be written: a failed write does not say where, others say where it was begun."""
     if isinstance(error, OSError) and (error.filename is None or str(error.filename) == str(aside)):
         error.filename, error.filename2 = str(path), None
+
+
+OURS = ("manifest.json", "pool.json", "run.json", "summary.json", "source.json", "shards.idx", ".parquet", ".tar",
+        ".tar.gz", ".tgz", ".tar.zst", ".zst", ".jsonl", ".safetensors")  # fmt: skip
+
+
+def check_page(path: Path) -> None:
+    """Refuses to write a page or a list over what is no page and no list: a shard, a table, a manifest's files.
+
+    Raises:
+        UsageError: such a file is there.
+    """
+    if path.is_file() and path.name.lower().endswith(OURS):
+        raise UsageError(f"{path} is there, and is no page or list that this would replace.", hint="Name another file.")
 
 
 def write_bytes(path: Path, data: bytes, *, sync: bool = True, sync_name: bool = True) -> None:

@@ -83,7 +83,10 @@ def _rows(table: pa.Table, pool: Pool, path: Path) -> NDArray[np.int64]:
         raise ScoreError(f"{path}: shard and ordinal must be texts and integers without nulls.", hint="")
     first = np.concatenate([[0], np.cumsum([scan.samples for scan in pool.scans])]).astype(np.int64)
     place_of = {scan.name: place for place, scan in enumerate(pool.scans)}
-    encoded = pc.dictionary_encode(table["shard"].cast(pa.string())).combine_chunks()
+    try:
+        encoded = pc.dictionary_encode(table["shard"].cast(pa.string())).combine_chunks()
+    except DAMAGE as error:
+        raise ScoreError(f"{path}: column 'shard' holds {table['shard'].type}.", hint="Expected texts.") from error
     names = encoded.dictionary.to_pylist()
     unknown = [name for name in names if name not in place_of]
     if unknown:
@@ -112,7 +115,7 @@ def _rows(table: pa.Table, pool: Pool, path: Path) -> NDArray[np.int64]:
 def _numbers(column: pa.ChunkedArray, name: str, path: Path) -> NDArray[np.float64]:
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise ScoreError(f"{path}: column '{name}' holds {column.type}.", hint="Expected numbers.")
-    values = column.cast(pa.float64()).to_numpy()
+    values = column.cast(pa.float64(), safe=False).to_numpy()  # integers past 2^53 are rounded
     count = int(np.count_nonzero(~np.isfinite(values)))
     if count:
         raise ScoreError(f"{path}: {count:,} scores are null or not finite.", hint="Every sample needs a number.")

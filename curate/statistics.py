@@ -5,6 +5,8 @@ Plain numpy over plain arrays; nothing here knows what the numbers mean.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -92,15 +94,24 @@ def kendall(a: ArrayLike, b: ArrayLike) -> float:
     return float(np.clip(excess / np.sqrt(pairs - tied_a) / np.sqrt(pairs - tied_b), -1.0, 1.0))
 
 
-def top_overlap(a: ArrayLike, b: ArrayLike, count: int, identity_N: IdentityArray) -> float:
+def top_overlap(
+    a: ArrayLike,
+    b: ArrayLike,
+    count: int,
+    identity_N: IdentityArray,
+    *,
+    ties: tuple[NDArray[Any] | None, NDArray[Any] | None] = (None, None),
+) -> float:
     """Returns how much of the `count` highest of `a` is among the `count` highest of `b`, in [0, 1].
 
-    Ties go to the identity hash, as in every selection. Of unrelated scores it is count / N.
+    It is the overlap of what a selection by either would keep: where scores are equal, `ties` decide, then the
+    identity hash. Of unrelated scores it is count / N where few are equal, and more where the hash decides much.
 
     Args:
         a, b: finite, of shape (N,).
         count: from 1 to N.
         identity_N: of the samples.
+        ties: what decides between equal values of `a` and of `b`, shape (N,); None for the identity alone.
 
     Raises:
         ScoreError: the lengths differ, or a value is not finite.
@@ -110,7 +121,10 @@ def top_overlap(a: ArrayLike, b: ArrayLike, count: int, identity_N: IdentityArra
     """
     if count < 1:
         raise UsageError(f"the overlap of the highest {count} samples is not defined", hint="Expected 1 or more.")
-    first, second = (take_first(values, identity_N=identity_N, count=count) for values in _pair(a, b))
+    first, second = (
+        take_first(values, tie_N=tie_N, identity_N=identity_N, count=count)
+        for values, tie_N in zip(_pair(a, b), ties, strict=True)
+    )
     return float(np.count_nonzero(first & second) / count)
 
 

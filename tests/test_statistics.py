@@ -174,3 +174,12 @@ def test_chance_is_the_asymptotic_critical_value():
 def test_nothing_has_no_distribution():
     with pytest.raises(ScoreError, match="0 values"):
         kolmogorov_smirnov([], [1.0])
+
+
+def test_the_overlap_is_that_of_what_would_be_kept_ties_broken_as_there():
+    identity = np.arange(4, dtype=np.uint64)
+    tied = np.zeros(4)
+    ties = (np.array([4.0, 3, 2, 1]), np.array([1.0, 2, 3, 4]))
+    assert top_overlap(tied, tied, 2, identity) == 1
+    assert top_overlap(tied, tied, 2, identity, ties=ties) == 0
+    assert top_overlap(tied, tied, 2, identity, ties=(ties[0], ties[0])) == 1

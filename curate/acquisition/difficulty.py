@@ -41,7 +41,7 @@ def forgetting(dynamics: Dynamics) -> FloatArray:
 def never_learned_last(forgetting_N: FloatArray, never_learned_N: FloatArray, epochs: int) -> FloatArray:
     """Returns forgetting scores under which a sample goes behind all others where it was never learned.
 
-    Each seed that never learned it counts −T instead of T.
+    Each seed that never learned it counts −T instead of T; of one that stopped early, after t epochs, t − 2T.
 
     Args:
         forgetting_N: of `forgetting`, of one seed or summed over several.

@@ -74,6 +74,13 @@ def label_source(kind: str, field: str, table: Path | None, text_field: str = ""
     from curate.pool.labels import LabelSource, check_kind, read_label_table
 
     check_kind(kind)
+    named = [name for name, is_given in (("csv", table), ("json", field)) if is_given] or [kind]
+    if len(named) > 1 or kind not in ("cls", named[0]):
+        hint = "Give one of --label-from, --label-field and --labels."
+        raise UsageError("Labels are to come from two places.", hint=hint)
+    if kind in ("csv", "json") and not (table or field):
+        needed = "--labels FILE" if kind == "csv" else "--label-field NAME"
+        raise UsageError(f"--label-from {kind} does not say where labels are.", hint=f"Give {needed} instead.")
     if table:
         return LabelSource("csv", str(table), read_label_table(table), text_field)
     return LabelSource("json" if field else kind, field, text_field=text_field)

@@ -175,6 +175,7 @@ def _write(path: Path | None, data: bytes) -> None:
     from curate import durable
 
     if path:
+        durable.check_page(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         durable.write_bytes(path, data)
 

@@ -64,9 +64,7 @@ def pack(
     console.say(f"{result.unlabelled:,} without a label; files skipped: {skipped}.")
     if not result.is_new:
         console.note("The same shards were there already.")
-    following = f"acquire {result.out} --fn entropy" if unlabelled else f"score {result.out} --proxy resnet18"
-    console.note(f"Next: curate {following}")
-    return None
+    return _show_next(str(result.out), result.kind, has_labels=result.unlabelled < result.samples)
 
 
 @app.command()
@@ -100,5 +98,12 @@ def index(
     console.say(f"{report['unlabelled']:,} without a label, {report['bad']:,} bad.")
     for sample in report["bad_samples"]:
         console.say(f"bad: {sample['shard']} {sample['ordinal']} {sample['key']}: {sample['reason']}")
-    console.note(f"Next: curate score {' '.join(shards)}")
-    return None
+    return _show_next(" ".join(shards), report["kind"], has_labels=report["unlabelled"] < report["samples"])
+
+
+def _show_next(shards: str, kind: str, *, has_labels: bool) -> None:
+    """Names the command that goes on with a pool."""
+    proxy = f" --proxy {'fasttext' if kind == 'text' else 'resnet18'}"
+    if has_labels:
+        return console.note(f"Next: curate score {shards}{proxy}")
+    return console.note(f"Next: curate acquire {shards} --schedule 0.1,0.2 --fn entropy --classes FILE{proxy}")

@@ -28,10 +28,14 @@ OPEN_FILES = 64
 Sample = dict[str, Any]  # str under `__key__` and `__url__`, bytes under each extension
 
 
+Stamp = tuple[int, int, int, int]  # device, inode, bytes, time of the last change
+
+
 class KeptReader:
     """The kept samples of a manifest: shards in its order, samples in theirs.
 
-    Pickles and forks; holds 16 bytes for each kept sample of the plain shards it has read from.
+    Pickles and forks; holds 16 bytes for each kept sample of the plain shards it has read from. A shard that is
+    written again or replaced in the meantime is looked at anew, and refused where it is another one.
 
     Attributes:
         digest: the manifest's.
@@ -49,7 +53,7 @@ class KeptReader:
         self.kept_S: NDArray[np.int64] = np.array(counts, dtype=np.int64)
         self._first_S = np.concatenate([[0], np.cumsum(self.kept_S)])
         self._folder, self._root = folder, root or read_root(folder)
-        self._ranges: dict[int, NDArray[np.int64]] = {}
+        self._ranges: dict[int, tuple[Stamp, NDArray[np.int64]]] = {}
         self._files: dict[int, _File] = {}  # the last used ones, in their order
 
     def __len__(self) -> int:
@@ -128,16 +132,21 @@ class KeptReader:
             shard: which.
             ahead: which of its kept samples will be read soon, as `kept_extents` takes it.
         """
-        if shard not in self._ranges:
+        stamp = self._stamp(shard)
+        if shard not in self._ranges or self._ranges[shard][0] != stamp:
             line = self._line(shard)
             extents = kept_extents(line, self._path(shard), ahead=ahead)
             if len(extents) != line.kept:
                 raise changed(line.name, f"it has {len(extents):,} of the {line.kept:,} kept samples")
             edges = [(extent.entries[0], extent.entries[-1]) for extent in extents]
-            self._ranges[shard] = np.array(
-                [(one.start, last.data + last.padded) for one, last in edges], dtype=np.int64
-            )
-        return self._ranges[shard]
+            found = np.array([(one.start, last.data + last.padded) for one, last in edges], dtype=np.int64)
+            self._ranges[shard] = (stamp, found)
+        return self._ranges[shard][1]
+
+    def _stamp(self, shard: int) -> Stamp:
+        """Returns which file a shard is, as it is open here, and when it was last written."""
+        status = os.fstat(self._open(shard).fileno())
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def _place(self, number: int) -> tuple[int, int, int]:
         """Returns the shard of a sample, and the bytes that it fills there."""
@@ -161,7 +170,11 @@ class KeptReader:
         return file
 
     def _opened(self, shard: int) -> _File:
-        file = _File(self._path(shard))
+        try:
+            file = _File(self._path(shard))
+        except OSError as error:
+            check_source(self._line(shard), self._path(shard))  # of one that is gone it says what to do
+            raise unreadable(self._path(shard), self.names[shard], error) from error
         size = os.fstat(file.fileno()).st_size
         if size != self._bytes[shard]:
             raise changed(self.names[shard], f"it has {size:,} bytes and had {self._bytes[shard]:,}")

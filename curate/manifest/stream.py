@@ -280,6 +280,8 @@ def _parse(arguments: Sequence[str]) -> tuple[Path, str, Path | None]:
     places, root = list[str](), None
     for word in arguments:
         places += ["--root", word.removeprefix("--root=")] if word.startswith("--root=") else [word]
+    if "--" in places:
+        places.remove("--")
     if "--root" in places[:-1]:
         at = places.index("--root")
         root = Path(places[at + 1])

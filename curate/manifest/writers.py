@@ -55,7 +55,7 @@ def urls(kept: Kept, build: Path, _out: Path) -> list[str]:
     commands = [f"pipe:{_cat(kept)} {shlex.quote(line.name)}" for line in kept.lines]
     _refuse(kept, "\n", "a line")
     (build / "urls.txt").write_text("".join(f"{url}\n" for url in commands), encoding="utf-8")
-    lines = ['urls = open("urls.txt").read().splitlines()', "dataset = webdataset.WebDataset(urls, shardshuffle=True)"]
+    lines = ['urls = open("urls.txt").read().splitlines()', "dataset = webdataset.WebDataset(urls, shardshuffle=100)"]
     braced = braces([line.name for line in kept.lines])
     if braced and not SPECIAL.search(_cat(kept)):
         lines.append(f"or, as one text: pipe:{_cat(kept)} {braced}")

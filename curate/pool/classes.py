@@ -83,6 +83,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         UsageError: it cannot be read.
     """
     try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
+        names = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").rstrip("\n")
+        return tuple(names.split("\n")) if names else ()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error}).", hint="Expected one class name a line, UTF-8.") from error

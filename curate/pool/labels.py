@@ -99,7 +99,7 @@ def read_label_rows(path: Path) -> Iterator[LabelRow]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, delimiter=delimiter_of(file))
+            rows = csv_rows(file)
             columns = set(rows.fieldnames or ())
             if not {"key", "label"} <= columns:
                 raise UsageError(
@@ -109,6 +109,21 @@ def read_label_rows(path: Path) -> Iterator[LabelRow]:
             yield from (_row(row, f"{path}, line {rows.line_num}") for row in rows)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read as CSV ({error}).", hint="Expected UTF-8 text.") from error
+
+
+def csv_rows(file: TextIO) -> csv.DictReader[str]:
+    """Returns the rows of a CSV, whatever separates its columns.
+
+    A quote that nobody closes is an error: what is read on from there would take the rows after it for its text.
+
+    Raises:
+        csv.Error: a column that is named twice; while rows are read, what is no CSV.
+    """
+    rows = csv.DictReader(file, delimiter=delimiter_of(file), strict=True)
+    names = rows.fieldnames or ()
+    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise csv.Error(f"the column '{printable(twice[0])}' is there twice")
+    return rows
 
 
 def delimiter_of(file: TextIO) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from curate.errors import UsageError
-from curate.pool.labels import delimiter_of, is_class_id
+from curate.pool.labels import csv_rows, is_class_id
 from curate.pool.scan import IMAGE_EXTENSIONS
 from curate.pool.shards import leads_back
 from curate.pool.tar import printable
@@ -189,7 +189,7 @@ def _rows(table: Path) -> Iterator[dict[str, str]]:
     csv.field_size_limit(MAX_FIELD)
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, delimiter=delimiter_of(file))
+            rows = csv_rows(file)
             columns = list(rows.fieldnames or ())
             if len({"path", "text"} & set(columns)) != 1 or set(columns) - {"path", "text", "label", "key"}:
                 raise UsageError(

@@ -59,7 +59,7 @@ def _decision(decision: Decision) -> Iterator[str]:
         return
     yield f"By {decision.fn}, {decision.order} first: {decision.score:.6g}, rank {decision.rank:,}."
     if decision.reason == "outlier":
-        yield f"The first {decision.outliers:,} of the order were set aside as outliers."
+        yield f"The {decision.outliers:,} of the highest score were set aside as outliers."
     elif decision.cut:
         yield _cut(decision.cut)
 

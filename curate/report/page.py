@@ -74,7 +74,7 @@ def bars(histogram: Histogram) -> Iterator[Bar]:
 def _at(histogram: Histogram, value: float) -> float:
     """Returns where a score lies across a chart."""
     low, high = histogram.edges[0], histogram.edges[-1]
-    return round(WIDTH * (value - low) / (high - low), 1)
+    return round(WIDTH * (value / 2 - low / 2) / (high / 2 - low / 2), 1)  # halves: a span may be larger than a float
 
 
 def _plurality(sample: Shown) -> str:

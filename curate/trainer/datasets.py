@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from curate.errors import UsageError
+from curate.errors import ManifestError, UsageError
 from curate.manifest.kept import KeptReader, Sample
 from curate.manifest.layout import Piece
 from curate.trainer.shares import Remainder, pieces, rank_share, shuffled, worker_share
@@ -104,6 +104,8 @@ class KeptStream(IterableDataset[Any]):
             raise UsageError(f"rank {rank} of {world_size}.", hint="Give both, with 0 ≤ rank < world_size, or none.")
         if remainder not in ("keep", "drop", "pad"):
             raise UsageError(f"remainder '{remainder}'.", hint="Expected keep, drop or pad.")
+        if isinstance(shuffle, bool):
+            raise UsageError(f"shuffle is {shuffle}.", hint="Expected the size of a buffer such as 10_000, 0 for none.")
         if shuffle < 0 or seed < 0 or batch_size < 1:
             raise UsageError("shuffle and seed must be 0 or more, batch_size 1 or more.")
         self._kept = KeptReader(Path(manifest), Path(root) if root else None)
@@ -138,15 +140,23 @@ class KeptStream(IterableDataset[Any]):
             self._resume_at = 0
         self._epoch.fill_(epoch)
 
-    def state_dict(self) -> dict[str, int]:
-        """Returns the epoch, and how many samples this process took of it."""
-        return {"epoch": int(self._epoch), "taken": self._taken}
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the epoch, how many samples this process took of it, and the manifest's digest."""
+        return {"epoch": int(self._epoch), "taken": self._taken, "manifest": self._kept.digest}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Makes the next iterator go on there: the same samples follow as would have followed.
+
+        Raises:
+            ManifestError: the state is of a stream of another manifest.
 
         With a loader's workers say `set_epoch` before the pass after that one: they know no other way that it is over.
         """
+        if state.get("manifest", self._kept.digest) != self._kept.digest:
+            raise ManifestError(
+                "This state is of a stream of another manifest: its samples are others.",
+                hint="Begin an epoch anew with set_epoch, or open the manifest that the state is of.",
+            )
         self.set_epoch(state["epoch"])
         self._resume_at = state["taken"]
 

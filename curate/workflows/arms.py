@@ -86,12 +86,18 @@ def _scored(folder: Path, head: Head, known: Mapping[str, Path]) -> Scored:
     """Returns what scored a manifest; nothing where one that it grew from by way of others is not found."""
     found: list[tuple[str, str | None]] = []
     while head.selection.scheme == "build_up" and head.scored.recipe:
-        found.append((head.scored.recipe, head.selection.base))
+        found += recipes_of(head, head.selection.base)
         base = find_base(folder, head, known)
         if base is None:
             return tuple(found) if head.selection.iteration == 1 else ()  # the first subset is drawn at random
         folder, head = base, load_head(base)
-    return (*found, (head.scored.recipe, None)) if head.scored.recipe else tuple(found)
+    return (*found, *recipes_of(head, None))
+
+
+def recipes_of(head: Head, trained_on: str | None) -> Scored:
+    """Returns what the runs whose scores a manifest combines, or its only one, were trained by and on."""
+    runs = (head.scored, *head.scored.combined_with)
+    return tuple((run.recipe, trained_on) for run in runs if run.recipe)
 
 
 def _label(head: Head) -> str:

@@ -6,11 +6,11 @@ the rank combination of proxies and its Pearson correlation with a target: the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,17 @@ from curate.workflows.single_runs import single_runs
 TRACE = "trace"
 COMBINATION = "rank combination"
 FloatArray = NDArray[np.float64]
+
+
+class Ranked(NamedTuple):
+    """The scores of samples, and what decides between equal ones; None for their identity alone."""
+
+    score_N: FloatArray
+    tie_N: FloatArray | None = None
+
+    def of(self, rows: NDArray[Any]) -> Ranked:
+        """Returns those of some samples."""
+        return Ranked(self.score_N[rows], None if self.tie_N is None else self.tie_N[rows])
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,7 @@ def _agreement(request: Request, names: Sequence[str], origins: Sequence[Origin]
     if request.target:
         target = names[-1]
         if len(names) > 2:
-            rankings[COMBINATION] = _rank_combination([rankings[name] for name in names[:-1]])
+            rankings[COMBINATION] = Ranked(_rank_combination([rankings[name].score_N for name in names[:-1]]))
         pairs = [(name, target) for name in rankings if name != target]
     return [
         {"fn": fn, "a": a, "b": b, **correlations(rankings[a], rankings[b], identity_N, request.tops)} for a, b in pairs
@@ -129,19 +140,18 @@ def _rank_combination(scores: Sequence[FloatArray]) -> FloatArray:
     return combined_N
 
 
-def correlations(
-    a_N: FloatArray, b_N: FloatArray, identity_N: NDArray[np.uint64], tops: Sequence[str]
-) -> dict[str, Any]:
+def correlations(a: Ranked, b: Ranked, identity_N: NDArray[np.uint64], tops: Sequence[str]) -> dict[str, Any]:
     """Returns {n, spearman, pearson, kendall, overlap: {top: share}} of the samples that have both scores.
 
     All but n are NaN where fewer than two have.
     """
-    both_N = np.isfinite(a_N) & np.isfinite(b_N)
+    both_N = np.isfinite(a.score_N) & np.isfinite(b.score_N)
     if both_N.sum() < 2:
         nothing = dict.fromkeys(("spearman", "pearson", "kendall"), np.nan)
         return {"n": int(both_N.sum()), **nothing, "overlap": dict.fromkeys(tops, np.nan)}
-    a_K, b_K, identity_K = a_N[both_N], b_N[both_N], identity_N[both_N]
-    overlap = {top: top_overlap(a_K, b_K, parse_keep(top, what="--top").budget(len(a_K)), identity_K) for top in tops}
+    (a_K, tie_a_K), (b_K, tie_b_K), identity_K = a.of(both_N), b.of(both_N), identity_N[both_N]
+    budgets = {top: parse_keep(top, what="--top").budget(len(a_K)) for top in tops}
+    overlap = {top: top_overlap(a_K, b_K, count, identity_K, ties=(tie_a_K, tie_b_K)) for top, count in budgets.items()}
     return {
         "n": len(a_K), "spearman": spearman(a_K, b_K), "pearson": pearson(a_K, b_K), "kendall": kendall(a_K, b_K),
         "overlap": overlap,
@@ -154,31 +164,37 @@ def keeps_seeds(folder: Path) -> bool:
     return len(seeds) > 1 and bool(read_record(folder / RUN)["recipe"]["score"]["per_seed"])
 
 
-def _of_seeds(origin: Origin, fn: str) -> tuple[dict[str, FloatArray], NDArray[np.uint64]]:
+def _of_seeds(origin: Origin, fn: str) -> tuple[dict[str, Ranked], NDArray[np.uint64]]:
     if not keeps_seeds(origin.scores):
         raise UsageError(
             f"{origin.scores} does not keep the scores of several seeds.",
             hint="Name two runs, or score with --seeds 2 --per-seed.",
         )
     seeds = sorted({member["seed"] for member in read_record(origin.scores / SUMMARY)["members"]})
-    columns = origin.columns([f"{fn}@{seed}" for seed in seeds], null_is_nan=True)
-    values = {f"seed {seed}": columns.values[f"{fn}@{seed}"].astype(np.float64) for seed in seeds}
-    return values, columns.values["identity"]
+    values = origin.columns([f"{name}@{seed}" for seed in seeds for name in _with_tie(fn)], null_is_nan=True).values
+    return {f"seed {seed}": _ranked(values, fn, f"@{seed}") for seed in seeds}, values["identity"]
 
 
-def _of_runs(
-    names: Sequence[str], origins: Sequence[Origin], fn: str
-) -> tuple[dict[str, FloatArray], NDArray[np.uint64]]:
+def _with_tie(fn: str) -> list[str]:
+    tie = ACQUISITIONS[fn].tie
+    return [fn, tie] if tie else [fn]
+
+
+def _ranked(values: Mapping[str, NDArray[Any]], fn: str, suffix: str = "") -> Ranked:
+    return Ranked(*(values[name + suffix].astype(np.float64) for name in _with_tie(fn)))
+
+
+def _of_runs(names: Sequence[str], origins: Sequence[Origin], fn: str) -> tuple[dict[str, Ranked], NDArray[np.uint64]]:
     """Returns the scores of the samples that every run has scored, in one order."""
-    parts = [origin.columns([fn], null_is_nan=True).values for origin in origins]
+    parts = [origin.columns(_with_tie(fn), null_is_nan=True).values for origin in origins]
     common = parts[0]["identity"]
     for part in parts[1:]:
         common = np.intersect1d(common, part["identity"])
-    rankings: dict[str, FloatArray] = {}
+    rankings: dict[str, Ranked] = {}
     for name, part in zip(names, parts, strict=True):
         order = np.argsort(part["identity"])
         rows = order[np.searchsorted(part["identity"], common, sorter=order)]
-        rankings[name] = part[fn][rows].astype(np.float64)
+        rankings[name] = _ranked(part, fn).of(rows)
     return rankings, common
 
 

@@ -14,13 +14,15 @@ from curate.scores import RUN, SUMMARY, read_record
 from curate.workflows.run import LOG
 from curate.workflows.setting import Setting, plan_for
 
+BASE = "base"  # the event that says what the run took that this one grew from
 TRAIN_PASSES = 3  # forward, and backward at twice its price
 
 
 def cost_of(folder: Path) -> dict[str, Any]:
     """Returns what a finished run of `score` cost: {recipe, proxy, members, seconds, flops}.
 
-    Time is the sum over the executions that worked on it, so that a pause between them costs nothing.
+    Time is the sum over the executions that worked on it, so that a pause between them costs nothing. Of a run that
+    grew both are of all of it, training included.
 
     Raises:
         RunError: no finished run.
@@ -35,7 +37,7 @@ def cost_of(folder: Path) -> dict[str, Any]:
         "recipe": summary["recipe_digest"],
         "proxy": recipe.proxy.name,
         "members": members,
-        "seconds": round(seconds_spent(folder / LOG), 1),
+        "seconds": round(run_seconds(folder / LOG), 1),
         "flops": passes * forward_flops(spec),
     }
 
@@ -65,6 +67,17 @@ def costs_of(folders: Sequence[Path], names: Sequence[str], *, has_target: bool)
     costs = [{"run": name, **cost_of(folder)} for name, folder in zip(names, folders, strict=True)]
     whole = costs[-1]["flops"] if has_target else None
     return [{**cost, "share": cost["flops"] / whole if whole else None} for cost in costs]
+
+
+def run_seconds(log: Path) -> float:
+    """Returns what a run took, and what it grew from before it.
+
+    Raises:
+        RunError: missing or damaged.
+    """
+    spent = seconds_spent(log)
+    events = [event for line in log.read_text().splitlines() if (event := _parsed(line)) and event["event"] == BASE]
+    return spent + (float(events[-1]["seconds"]) if events else 0.0)
 
 
 def seconds_spent(log: Path, *, without: str = "") -> float:

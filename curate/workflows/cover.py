@@ -132,7 +132,8 @@ def cover(
     """
     embeddings = Embeddings(run, pool, columns.ordinals)
     free_N = np.ones(len(random_N), dtype=np.bool_) if never_N is None else ~never_N
-    start_N = _start(request, pool, columns, random_N, free_N, budget)
+    listed = 0 if always_N is None else int(always_N.sum())
+    start_N = _start(request, pool, columns, random_N, free_N, budget, listed)
     if always_N is not None:
         start_N |= always_N
     if start_N.sum() > budget:
@@ -215,11 +216,13 @@ def _start(
     random_N: NDArray[np.float64],
     free_N: BoolArray,
     budget: int,
+    listed: int,
 ) -> BoolArray:
     kind = _kind(request.start)
     if kind == "random":
         size = request.start_size
-        size = min(START_SIZE, max(1, budget // 10)) if size is None else size
+        # Samples of a list are a start too: they may fill the budget alone.
+        size = min(START_SIZE, max(1, budget // 10), max(0, budget - listed)) if size is None else size
         if size > free_N.sum():
             raise UsageError(f"a start of {size:,} samples was asked for, but there are {int(free_N.sum()):,}")
         return take_first(random_N, identity_N=columns.values["identity"], count=size, eligible_N=free_N)

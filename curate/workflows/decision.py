@@ -21,7 +21,7 @@ from curate.selection.radix import Order
 from curate.selection.rank import last_of, order_keys, rank_of
 from curate.selection.strata import KEPT, OUTLIER, select
 from curate.workflows.cover import CENTERS
-from curate.workflows.gather import gather
+from curate.workflows.gather import Scores, gather
 
 
 @dataclass(frozen=True)
@@ -137,13 +137,13 @@ def class_name(pool: Pool, label: int) -> str:
     return f"{label} {names[label]}".strip() if label < len(names) else str(label)
 
 
-def ranking_of(manifest: Path, selection: Selection, origin: Origin, columns: Columns) -> Ranking:
-    """Returns the scores that a manifest's selection went by; not for distances, nor for sets of manifests.
+def scores_of(selection: Selection, origin: Origin) -> Scores:
+    """Returns the scores that a selection went by, of all scored samples.
 
     Raises:
         ScoreError: the scores are incomplete.
     """
-    scores = gather(
+    return gather(
         [origin.scores, *origin.others],
         origin.index,
         selection.fn,
@@ -151,6 +151,15 @@ def ranking_of(manifest: Path, selection: Selection, origin: Origin, columns: Co
         never_learned=selection.never_learned or "first",
         seed=selection.seed or 0,
     )
+
+
+def ranking_of(manifest: Path, selection: Selection, origin: Origin, columns: Columns) -> Ranking:
+    """Returns the scores that a manifest's selection went by; not for distances, nor for sets of manifests.
+
+    Raises:
+        ScoreError: the scores are incomplete.
+    """
+    scores = scores_of(selection, origin)
     identity_N = scores.columns.values["identity"]
     return Ranking(
         selection,

@@ -125,6 +125,7 @@ def write_samples(path: Path, result: Diff, a: Path, b: Path) -> None:
 
     A moved sample has its place in B. The key is empty where no index of the pool is left.
     """
+    durable.check_page(path)
     pool_a, pool_b = (find_pool(folder, load_whole(folder)) for folder in (a, b))
     moved = _by_shard([place for _, place in result.moved])
     path.parent.mkdir(parents=True, exist_ok=True)

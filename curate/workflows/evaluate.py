@@ -24,7 +24,7 @@ from curate.progress import Progress, Silent
 from curate.proxy import reads_of
 from curate.proxy.members import Member, Members
 from curate.proxy.models import check_fits, check_name, forward_flops
-from curate.proxy.pixels import Pixels
+from curate.proxy.pixels import Pixels, batches_of
 from curate.proxy.plan import Plan
 from curate.proxy.predict import measured
 from curate.proxy.training import history_of, member_path, settled_members, train_member
@@ -276,7 +276,10 @@ def _cells(request: Request, arms: Sequence[Arm], targets: Sequence[str], number
 
 
 def stretched(train: Train, samples: int, whole: int) -> Train:
-    """Returns the schedule with which a subset takes about as many steps as the whole pool does."""
+    """Returns the schedule with which a subset is seen as often as takes about as many steps as the whole pool does.
+
+    Epochs are whole and so are an epoch's steps: a subset of a few batches may take two or three times as many.
+    """
     ratio = whole / samples
     milestones = tuple(round(milestone * ratio) for milestone in train.milestones)
     return train.model_copy(
@@ -316,7 +319,7 @@ def _run_cell(request: Request, cell: Cell, ground: _Ground, progress: Progress)
         plan, Members(plan, members), test.pixels, test.good_K, batch_size=request.recipe.score.batch_size
     )
     mean_epochs = round(epochs / request.members)
-    steps = mean_epochs * -(-len(rows_K) // plan.train.batch_size)
+    steps = mean_epochs * len(batches_of(rows_K, plan.train.batch_size))
     result = {
         "target": cell.target, "arm": cell.arm.name, "kind": cell.arm.kind, "label": cell.arm.label,
         "digest": cell.arm.digest, "samples": len(rows_K), "pool_samples": whole, "seed": cell.number,

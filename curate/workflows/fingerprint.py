@@ -13,6 +13,7 @@ from typing import Any
 from curate import __version__
 from curate.errors import ShardError
 from curate.manifest.lines import file_digest
+from curate.pool.classes import class_names
 from curate.pool.shards import Shard, find_shards
 from curate.scores import FORMAT, SUMMARY
 
@@ -33,9 +34,9 @@ def fingerprint(
 ) -> Fingerprint:
     """Returns the cache key of a pool's scores.
 
-    BLAKE2b-128 of every shard's name, size, first and last 4 KiB, the recipe's digest, further words, and
-    the versions of curate and of its score tables. Where the shards lie and when they were written does
-    not count. A shard whose middle changed at an equal size is not noticed: `curate index` would.
+    BLAKE2b-128 of every shard's name, size, first and last 4 KiB, classes.txt beside them, the recipe's digest,
+    further words, and the versions of curate and of its score tables. Where the shards lie and when they were
+    written does not count. A shard whose middle changed at an equal size is not noticed: `curate index` would.
 
     Args:
         sources: what names the shards.
@@ -55,6 +56,7 @@ def fingerprint(
     record = {
         "curate": [__version__, FORMAT],
         "pool": pool,
+        "classes": list(class_names(found.root)),
         "test": [_row(shard) for shard in held.shards] if held else [],
         "recipe": recipe,
         "more": [_content(Path(word)) or word for word in more if word],

@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from curate.acquisition.difficulty import never_learned_last
 from curate.errors import UsageError
 from curate.manifest.lines import manifest_digest
-from curate.manifest.origin import find_origin, open_origin
-from curate.manifest.schema import Head
+from curate.manifest.origin import Origin, find_origin, open_origin
+from curate.manifest.schema import Head, Selection
 from curate.scores import SUMMARY, read_record
 from curate.statistics import spearman
+from curate.workflows.decision import scores_of
 from curate.workflows.diff import Diff, class_names, diff
+from curate.workflows.gather import NEVER
 from curate.workflows.results import saved_rows
 
 Unit = Literal["share", "samples", "correlation", "distance"]
@@ -135,24 +139,36 @@ def bad_share(evidence: Evidence) -> Measured:
 
 
 def rank_agreement(evidence: Evidence) -> Measured:
-    """Returns Spearman's correlation of the scores with earlier ones, over samples scored both times."""
-    fn = evidence.head.selection.fn
-    if fn == "random" or evidence.head.selection.of or evidence.head.selection.cover:
+    """Returns Spearman's correlation of the scores that decided with earlier ones, over samples scored both times."""
+    selection = evidence.head.selection
+    fn = selection.fn
+    if fn == "random" or selection.of or selection.cover:
         return Measured(None, f"'{fn}' ranks nothing by a saved score")
     assert evidence.earlier is not None
     now = find_origin(evidence.folder, evidence.head, evidence.scores, evidence.index)
     is_own = (evidence.earlier / SUMMARY).exists()
     earlier = open_origin(evidence.earlier, None if is_own else now.index or evidence.index)
-    a, b = (origin.columns([fn]).values for origin in (now, earlier))
-    if np.array_equal(a["identity"], b["identity"]):
-        row_a = row_b = slice(None)
-        common = len(a["identity"])
-    else:
-        _, row_a, row_b = np.intersect1d(a["identity"], b["identity"], return_indices=True)  # type: ignore[assignment]  # rows instead of all
-        common = len(row_a)  # type: ignore[arg-type]  # the same
-    value = spearman(a[fn][row_a], b[fn][row_b])
-    where = f"{fn} of {common:,} samples scored both times"
-    return Measured(None if np.isnan(value) else value, where)
+    decided = scores_of(selection, now)
+    identity_N, b_N = _earlier_scores(selection, earlier)
+    a_N = decided.score_N
+    if not np.array_equal(decided.columns.values["identity"], identity_N):
+        _, row_a, row_b = np.intersect1d(decided.columns.values["identity"], identity_N, return_indices=True)
+        a_N, b_N = a_N[row_a], b_N[row_b]
+    both_N = np.isfinite(b_N)
+    value = spearman(a_N[both_N], b_N[both_N]) if both_N.sum() > 1 else np.nan
+    return Measured(None if np.isnan(value) else value, f"{fn} of {both_N.sum():,} samples scored both times")
+
+
+def _earlier_scores(selection: Selection, earlier: Origin) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Returns identities and what one earlier run says of them; NaN where it says nothing."""
+    is_last = selection.never_learned == "last"
+    names = [selection.fn, NEVER] if is_last else [selection.fn]
+    values = earlier.columns(names, null_is_nan=True).values
+    score_N = values[selection.fn]
+    if is_last:
+        epochs = read_record(earlier.scores / SUMMARY).get("epochs", 0)
+        score_N = never_learned_last(score_N, values[NEVER], epochs)
+    return values["identity"], score_N
 
 
 def drift(evidence: Evidence) -> Measured:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from curate.acquisition import acquisition
 from curate.acquisition.difficulty import NeverLearned, never_learned_last
 from curate.errors import ScoreError, UsageError
-from curate.foreign import read_foreign, unscored
+from curate.foreign import PLACE, read_foreign, unscored
 from curate.manifest.schema import Scored
 from curate.pool.index import Pool, load_pool
 from curate.samples import IdentityArray, shuffled, uniform
@@ -92,6 +92,10 @@ def _check(
 ) -> None:
     if len(folders) > 1 and combine is None:
         raise UsageError(f"{len(folders)} --scores.", hint="Say how they become one: --combine mean or rank.")
+    if index is None and (files := [folder for folder in folders if folder.is_file()]):
+        raise UsageError(f"{files[0]} is a file.", hint="Scores from elsewhere need the --index of their pool.")
+    if index and fn in PLACE:
+        raise UsageError(f"--fn {fn} says where a sample is.", hint="Name the column that holds the scores.")
     if combine and fn == "random":
         raise UsageError("--combine and --fn random: there is nothing to combine in a random order.")
     if combine and index and len(folders) == 1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,9 @@ from curate.scores import (
 from curate.statistics import dominance, kolmogorov_smirnov, kolmogorov_smirnov_by_chance, spearman
 from curate.tables import read_schema, read_table
 from curate.workflows.base_run import AGAIN, BaseRun, open_base_run, take
+from curate.workflows.cost import BASE, run_seconds
 from curate.workflows.embed import embed
-from curate.workflows.run import DIVERGED, Request, Run, open_run
+from curate.workflows.run import DIVERGED, LOG, Request, Run, open_run
 from curate.workflows.score import bad_path, check_bad, score_columns, score_shards, undecodable
 from curate.workflows.setting import open_pixels
 
@@ -72,6 +74,8 @@ def grow(request: Request, progress: Progress | None = None) -> dict[str, Any]:
         base.take_index(tuple(request.shards), request.labels, request.out / INDEX)
         run = open_run(request, progress)
         run.log(event="start", setting=run.setting.record())
+        with suppress(RunError):  # a base whose log is gone
+            run.log(event=BASE, seconds=round(run_seconds(base.folder / LOG), 1))
         started, new = time.monotonic(), [scan.name for scan in run.pool.scans if scan.name not in base.shards]
         if not new:
             raise UsageError(f"{base.folder} has scores of all these shards.", hint="Name the new ones beside them.")

@@ -17,6 +17,7 @@ from curate.manifest.origin import check_pool
 from curate.manifest.verify import load_whole
 from curate.pool.classes import Classes
 from curate.pool.index import Pool, build_index
+from curate.pool.label_tables import unmatched
 from curate.pool.shards import find_shards
 from curate.pool.tar import printable
 from curate.proxy.pixels import Pixels, Rows
@@ -182,8 +183,22 @@ def _other_pool(run: Run, name: str) -> Pool:
         )
     index = request.out / name / INDEX
     pool = build_index(sources, index, request.labels, skip_faults=request.skip_faults, copied=request.copied)
+    unmatched(pool, request.labels, some=False)  # labels that changed since it was indexed
+    _check_copies(pool, run.pool, name)
     _check_classes(pool.classes, run.pool.classes, name)
     return replace(pool, classes=run.pool.classes)  # a name means the same class on both sides
+
+
+def _check_copies(found: Pool, known: Pool, name: str) -> None:
+    """Refuses shards of the pool under other names or in other folders."""
+    name_of = {(scan.bytes, scan.digest): scan.name for scan in known.scans}
+    for scan in found.scans:
+        if same := name_of.get((scan.bytes, scan.digest)):
+            raise UsageError(
+                f"--{name}: {scan.name} holds the samples of {same}, a shard of the pool: what was trained on says "
+                "nothing about what was learned.",
+                hint="Name other shards.",
+            )
 
 
 def _check_classes(found: Classes, known: Classes, name: str) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from curate.errors import UsageError
 from curate.manifest.schema import Curve, CurvePoint
-from curate.selection.budget import parse_keep
 from curate.workflows.results import JSON, saved_rows
 
 AUTO = "auto"
@@ -16,8 +15,8 @@ AUTO = "auto"
 def keep_from(evaluation: Path, fn: str, tolerance: float) -> tuple[str, Curve]:
     """Returns the smallest keep whose mean accuracy is at most `tolerance` under all the data's, and the evidence.
 
-    Several targets count by the worst of them. Only manifests of plain `fn` and keep are points: none with
-    outliers or in another order.
+    Several targets count by the worst of them, and a size counts only where all of them were measured. Only
+    manifests of plain `fn` and keep are points: none with outliers or in another order.
 
     Args:
         evaluation: a folder of `curate evaluate`.
@@ -41,17 +40,29 @@ def keep_from(evaluation: Path, fn: str, tolerance: float) -> tuple[str, Curve]:
         raise UsageError(
             f"{evaluation} has no curve of '{fn}' beside all the data.", hint=_how(fn),
         )  # fmt: skip
-    worst: dict[str, float] = {}
+    targets = {point.target for point in points}
+    sizes: dict[int, list[CurvePoint]] = {}  # by samples: a fraction can be written in several ways
     for point in points:
-        worst[point.keep] = min(worst.get(point.keep, 1.0), point.loss)
-    good = sorted((parse_keep(keep).value, keep) for keep, loss in worst.items() if loss >= -tolerance)
-    if not good:
-        best = max(worst, key=lambda keep: worst[keep])
+        sizes.setdefault(point.samples, []).append(point)
+    worst = {
+        samples: min(point.loss for point in found)
+        for samples, found in sizes.items()
+        if {point.target for point in found} == targets
+    }
+    if not worst:
         raise UsageError(
-            f"No fraction of '{fn}' in {evaluation} is within {tolerance:.2%}: {best} is the best, {worst[best]:+.2%}.",
+            f"No fraction of '{fn}' in {evaluation} was measured on each of {', '.join(sorted(targets))}.",
+            hint="Evaluate the same manifests on all targets.",
+        )
+    good = [samples for samples, loss in worst.items() if loss >= -tolerance]
+    if not good:
+        best = max(worst, key=lambda samples: worst[samples])
+        raise UsageError(
+            f"No fraction of '{fn}' in {evaluation} is within {tolerance:.2%}: {sizes[best][0].keep} is the best, "
+            f"{worst[best]:+.2%}.",
             hint="Evaluate larger fractions, or allow a larger --tolerance.",
         )
-    return good[0][1], Curve(tolerance=tolerance, points=tuple(points))
+    return sizes[min(good)][0].keep, Curve(tolerance=tolerance, points=tuple(points))
 
 
 def _rows(evaluation: Path) -> list[dict[str, Any]]:

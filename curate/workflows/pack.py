@@ -17,6 +17,7 @@ from curate.pool.packed import SOURCE, PackedFile, write_files
 from curate.pool.readers import Listing, list_folder, list_table, read_classes
 from curate.pool.sources import codec_of
 from curate.pool.tar import printable
+from curate.pool.texts import TEXT_EXTENSION
 from curate.pool.writer import Sample, edges, write_shards
 from curate.progress import Progress
 from curate.samples import identities, shuffled
@@ -97,7 +98,7 @@ READERS: dict[str, Reader] = {
 
 @dataclass(frozen=True)
 class Packed:
-    """What was written: `files = samples + skipped`."""
+    """What was written: `files = samples + skipped`; `kind` is what the samples are, image or text."""
 
     out: Path
     shards: int
@@ -107,6 +108,7 @@ class Packed:
     skipped: Mapping[str, int]
     bytes: int
     is_new: bool
+    kind: str
 
 
 def pack(request: Request, progress: Progress) -> Packed:
@@ -143,7 +145,8 @@ def pack(request: Request, progress: Progress) -> Packed:
     unlabelled = sum(label is None for label in listing.labels)
     ids = {label for label in listing.labels if label is not None}
     classes = len(listing.names) or len(ids)
-    return Packed(request.out, len(shards), len(order), unlabelled, classes, listing.skipped, size, is_new)
+    kind = "text" if listing.load(int(order[0]))[0] == TEXT_EXTENSION else "image"
+    return Packed(request.out, len(shards), len(order), unlabelled, classes, listing.skipped, size, is_new, kind)
 
 
 def _check_prefix(request: Request) -> None:

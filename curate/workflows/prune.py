@@ -120,6 +120,7 @@ def prune(request: Request) -> Pruned:
         RunError: another manifest lies at `out`.
     """
     if request.keep == AUTO:
+        _check_auto(request)
         fraction, evidence = keep_from(request.curve, request.fn, request.tolerance)
         return prune(replace(request, keep=fraction, evidence=evidence))
     keep, outliers = parse_keep(request.keep), parse_outliers(request.outliers)
@@ -152,6 +153,22 @@ def prune(request: Request) -> Pruned:
     )
     cover_record = chosen.covered.record.model_dump() if chosen.covered else None
     return replace(_pruned(request, pool, *written, chosen.selection.counts, len(scores.bad)), cover=cover_record)
+
+
+def _check_auto(request: Request) -> None:
+    """Refuses what makes another choice than plain `fn`, of which the curve is."""
+    other = {
+        "--order": request.order != "hardest", "--outliers": parse_outliers(request.outliers).value > 0,
+        "--per-class": request.per_class, "--min-per-class": request.min_per_class, "--base": request.base,
+        "--combine": request.combine, "--never-learned": request.never_learned == "last",
+        "--always": request.always, "--never": request.never,
+    }  # fmt: skip
+    given = [name for name, is_given in other.items() if is_given]
+    if given:
+        raise UsageError(
+            f"--keep auto takes what was measured of plain --fn {request.fn}, and {given[0]} makes another choice.",
+            hint=f"Leave out {', '.join(given)}, or give --keep a fraction.",
+        )
 
 
 def _prune_by_shards(request: Request, run: Path, keep: Keep, outliers: Outliers) -> Pruned:

@@ -36,6 +36,7 @@ BAD_SHOWN = 24
 HELD_BYTES = 1 << 30
 PAGE_BYTES = 6_000_000  # of all samples; pairs, bad ones, classes and histograms take the rest of 10 MB
 AGREEMENT, TIE = "variation_ratio", "mutual_information"
+LAST_AND_FIRST = "The last kept and the first dropped."
 DISTRUST = ("aum", "loss")  # what orders likely label errors, the first that is there
 
 
@@ -283,7 +284,9 @@ def _of_the_order(scored: _Scored) -> list[Gallery]:
         order_N = ordered(ranking.keys, ~outlier_N)
         last = last_of(np.flatnonzero(scored.kept_N), ranking.keys)
         rows = around(order_N, last)
-        found.append(Gallery("cut", "At the cut", "The last kept and the first dropped.", len(rows), rows, rows[:0]))
+        has_quotas = ranking.selection.per_class is not None or ranking.selection.min_per_class > 0
+        line = "Around the last one kept; classes have cuts of their own." if has_quotas else LAST_AND_FIRST
+        found.append(Gallery("cut", "At the cut", line, len(rows), rows, rows[:0]))
     if outlier_N.any():
         rows = ordered(keys, outlier_N)
         found.append(gallery("outliers", "Outliers set aside", f"Highest {fn} of all, not kept.", rows, label_N))
@@ -327,13 +330,21 @@ def _histogram(name: str, score_N: NDArray[np.float64], scored: _Scored, bins: i
     finite_N = np.isfinite(score_N)
     outlier_N = scored.outlier_N if scored.outlier_N is not None else np.zeros(len(score_N), dtype=np.bool_)
     values = score_N[finite_N]
-    # A span below what float64 tells apart has no bins: equal values get a bin of their own.
-    edges = np.histogram_bin_edges(values, bins) if len(values) and np.ptp(values) > 1e-9 else np.array([
-        *(values[:1] - 0.5 if len(values) else [0.0]), *(values[:1] + 0.5 if len(values) else [1.0]),
-    ])  # fmt: skip
+    edges = _edges(values, bins)
     parts = (scored.kept_N, ~scored.kept_N & ~outlier_N, outlier_N)
     kept, dropped, aside = (tuple(np.histogram(score_N[finite_N & part_N], edges)[0].tolist()) for part_N in parts)
     return Histogram(name, tuple(edges.tolist()), kept, dropped, aside)
+
+
+def _edges(values: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
+    """Returns the edges of equal bins; of one where float64 cannot tell so many apart, or their span is too large."""
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        edges = np.linspace(low, high, bins + 1)
+        wide = max(0.5, float(np.spacing(max(abs(low), abs(high)))))
+        if low == high:
+            return np.array([low - wide, high + wide])
+    return edges if np.isfinite(edges).all() and (np.diff(edges) > 0).all() else np.array([low, high])
 
 
 def _samples(
@@ -350,6 +361,7 @@ def _samples(
             f"{len(gone):,} of {looked:,} shards looked at are not in {root} as they were: no pictures of theirs."
         )
     members = head.scored.members
+    split_N = scored.score(AGREEMENT) if AGREEMENT in scored.names and members else None
     ranks, votes = _ranks(scored, rows), votes_of(scored.origin, rows)
     keys = {number: pool.read(number, ["key"])["key"] for number in {number for number, _ in places}}
     samples = {}
@@ -361,7 +373,7 @@ def _samples(
             pool.scans[number].name, ordinal, keys[number][ordinal].as_py(), label, class_name(pool, label), prediction,
             "kept" if scored.kept_N[row] else "dropped",
             "outlier" if aside else "", ranks[row], votes[row], seen.get((number, ordinal), Glimpse()),
-            next((round((1 - value) * members) for name, value, _ in ranks[row] if name == AGREEMENT), None),
+            None if split_N is None or np.isnan(split_N[row]) else round((1 - float(split_N[row])) * members),
         )  # fmt: skip
     failed = tuple(
         Shown(one.shard, one.ordinal, one.key, -1, "", "", "failed", one.reason, (), (), seen.get(place, Glimpse()))
@@ -374,14 +386,22 @@ def _ranks(scored: _Scored, rows: Sequence[int]) -> dict[int, tuple[tuple[str, f
     """Returns every score of some samples with its rank."""
     found: dict[int, list[tuple[str, float, int]]] = {row: [] for row in rows}
     for name in scored.names:
-        score_N = scored.score(name)
-        tie = ACQUISITIONS[name].tie if name in ACQUISITIONS and not scored.origin.index else None
-        columns = scored.read(tie) if tie else scored.columns
-        keys = sort_keys(name, score_N, columns, "hardest")
+        score_N, keys = _order_by(scored, name)
         scored_K = np.array([row for row in rows if not np.isnan(score_N[row])], dtype=np.int64)
         for row, rank in zip(scored_K.tolist(), ranks_of(scored_K, keys).tolist(), strict=True):
             found[row].append((name, float(score_N[row]), rank))
     return {row: tuple(scores) for row, scores in found.items()}
+
+
+def _order_by(scored: _Scored, name: str) -> tuple[NDArray[Any], tuple[NDArray[Any], ...]]:
+    """Returns scores with the keys of their order, hardest first: what the selection went by as it did."""
+    ranking = scored.ranking
+    if ranking and name == ranking.selection.fn:
+        identity_N = scored.columns.values["identity"]
+        return ranking.score_N, order_keys(ranking.score_N, tie_N=ranking.tie_N, identity_N=identity_N, order="hardest")
+    score_N = scored.score(name)
+    tie = ACQUISITIONS[name].tie if name in ACQUISITIONS and not scored.origin.index else None
+    return score_N, sort_keys(name, score_N, scored.read(tie) if tie else scored.columns, "hardest")
 
 
 def _iterations(manifest: Path, head: Head) -> tuple[tuple[int, int], ...]:

@@ -204,6 +204,7 @@ def _settled(request: Request, pool: Pool, given: Given | None) -> dict[str, Any
         "base": base.digest if base else "",
         "answers": _digest(request.answers),
         "members": given.digest if given else "",
+        "classes": [pool.classes.kind, *pool.classes.names, str(pool.classes.num_classes)],
     }
     if not path.exists():
         setting = settle(request.recipe, pool, request.out, request.device)
@@ -224,8 +225,9 @@ def _settled(request: Request, pool: Pool, given: Given | None) -> dict[str, Any
         ("base", "--base"),
         ("answers", "answers"),
         ("members", "members"),
+        ("classes", "classes"),
     ):
-        if known.get(name, "") != fresh[name]:
+        if known.get(name, fresh[name] if name == "classes" else "") != fresh[name]:
             raise RunError(
                 f"{request.out} holds scores of another {what}{_difference(known.get(name, ''), fresh[name])}.",
                 hint="Choose another --out, or delete that folder.",

@@ -9,6 +9,7 @@ from threading import Event
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -140,7 +141,9 @@ def _trace(run: Run, pixels: Pixels, model: nn.Module, dynamics: Dynamics, name:
             parts.append((part.rows_B - first, entropy_B, np.asarray(part.whole.errors_B)))
         elif parts:  # else a shard of bad samples alone
             ordinal_N, entropy_N, errors_N = (np.concatenate(column) for column in zip(*parts, strict=True))
-            columns = {"ordinal": ordinal_N, "entropy": entropy_N, "correct": errors_N == 0}
+            # Of what has no label nothing is right or wrong.
+            correct_N = pa.array(errors_N == 0, mask=run.pool.labels(index)[ordinal_N] < 0)
+            columns = {"ordinal": ordinal_N, "entropy": entropy_N, "correct": correct_N}
             so_far = dynamics.of_rows(first, last)
             columns |= {f.__name__: f(so_far)[ordinal_N] for f in (forgetting, never_learned)}
             write_scores(out, run.pool.scans[index].name, columns)

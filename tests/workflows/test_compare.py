@@ -11,7 +11,10 @@ from conftest import TOY
 from scipy import stats
 
 from curate.cli import run
+from curate.manifest.schema import load_head
 from curate.workflows import consensus
+from curate.workflows.arms import recipes_of
+from curate.workflows.cost import cost_of, selection_cost
 
 SMALL = [*TOY[:4], "--epochs", "2", *TOY[6:]]
 
@@ -227,3 +230,51 @@ def test_checkpoints_that_agree_all_along_are_fewer_the_more_they_are() -> None:
     assert [row["last"] for row in _checkpoints(0, votes)] == pytest.approx([1 / 3, 1 / 3, 1 / 3])
     assert [row["pair"] for row in _checkpoints(0, votes)] == pytest.approx([1 / 3, 2 / 3, 1 / 3])
     assert plurality(votes).tolist() == [0, 0, 0]
+
+
+def test_what_is_in_common_is_what_prune_would_keep_by_both(
+    two_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of variation_ratio most samples are tied at zero: mutual_information decides, as in prune."""
+    for folder in two_runs:
+        words = ["--scores", str(folder), "--fn", "variation_ratio", "--keep", "0.5"]
+        assert run(["prune", *words, "--out", str(tmp_path / folder.name)]) == 0
+    (row,) = compared(capsys, *two_runs, "--fn", "variation_ratio", "--top", "0.5")["agreement"]
+    assert run(["diff", str(tmp_path / "one"), str(tmp_path / "two"), "--json"]) == 0
+    added = json.loads(capsys.readouterr().out)["added"]
+    assert row["overlap"]["0.5"] == pytest.approx(1 - added / 24)
+
+
+def test_a_manifest_of_several_runs_is_checked_by_what_ranked_it_and_costs_them_all(
+    two_runs: tuple[Path, Path], pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = two_runs
+    both, limits = tmp_path / "both", tmp_path / "gates.toml"
+    words = ["--scores", str(one), "--scores", str(two), "--combine", "rank", "--fn", "entropy", "--keep", "0.5"]
+    assert run(["prune", *words, "--out", str(both)]) == 0
+    limits.write_text("[gates]\nmin_rank_agreement = 0\n")
+    capsys.readouterr()
+    assert run(["check", str(both), "--gates", str(limits), "--earlier", str(one), "--json"]) == 0
+    ranks = [stats.rankdata(column(folder, "entropy")) for folder in two_runs]
+    wanted = stats.spearmanr(ranks[0] + ranks[1], ranks[0])[0]
+    (gate,) = json.loads(capsys.readouterr().out)["gates"]
+    assert gate["value"] == pytest.approx(wanted, abs=1e-6) != 1
+    scored = load_head(both).scored
+    costs = [cost_of(folder) for folder in two_runs]
+    found = selection_cost(two_runs, recipes_of(load_head(both), None))
+    assert found is not None
+    assert (found["flops"], found["recipe"]) == (sum(cost["flops"] for cost in costs), scored.recipe)
+
+
+def test_earlier_scores_that_a_sample_lacks_are_left_out_by_the_gate(
+    two_runs: tuple[Path, Path], pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held, limits = tmp_path / "held", tmp_path / "gates.toml"
+    assert run(["score", str(pool_folder), "--out", str(held), *SMALL, "--val", "0.3"]) == 0
+    words = ["--scores", str(two_runs[0]), "--fn", "forgetting", "--keep", "0.5", "--out", str(tmp_path / "m")]
+    assert run(["prune", *words]) == 0
+    limits.write_text("[gates]\nmin_rank_agreement = -1\n")
+    capsys.readouterr()
+    run(["check", str(tmp_path / "m"), "--gates", str(limits), "--earlier", str(held), "--json"])
+    (gate,) = json.loads(capsys.readouterr().out)["gates"]
+    assert "of 32 samples scored both times" in gate["where"]

@@ -305,3 +305,10 @@ def test_embeddings_that_are_not_finite_are_named(
     assert prune(out, tmp_path / "m", "--keep", "0.5") == 1
     assert "toy-0001.tar.npy: scored sample 3 is not finite" in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
+
+
+def test_a_list_that_fills_the_budget_needs_no_random_start(embedded: Path, tmp_path: Path) -> None:
+    (tmp_path / "always.txt").write_text("s0_01\ns0_02\ns1_01\n")
+    words = ["--keep", "3", "--always", str(tmp_path / "always.txt"), "--keep-list"]
+    assert prune(embedded, tmp_path / "m", *words) == 0
+    assert sorted(keys(tmp_path / "m")) == ["s0_01", "s0_02", "s1_01"]

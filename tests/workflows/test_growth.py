@@ -12,6 +12,7 @@ from conftest import TOY, made_not_finite, png, write_tar
 from curate.cli import run
 from curate.errors import TimeUpError
 from curate.scores import read_bad
+from curate.workflows.cost import cost_of
 from curate.workflows.growth import agreement
 
 NEW = 24
@@ -62,6 +63,10 @@ def test_only_what_is_new_is_scored(
     found = summary(out)
     assert (found["samples"], found["scored"], found["failed"]) == (72, 70, 2)
     assert found["members"] == summary(toy_scores)["members"]
+
+    cost, before_growth = cost_of(out), cost_of(toy_scores)  # of both the training is a part
+    assert cost["flops"] > before_growth["flops"]
+    assert cost["seconds"] >= before_growth["seconds"]
 
     before = {path: path.read_bytes() for path in sorted(out.rglob("*.parquet"))}
     assert run(words) == 0  # again: nothing changes

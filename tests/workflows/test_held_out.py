@@ -1,11 +1,10 @@
 """What `--val` and `--test` name: fractions, shards of the pool, shards beside it."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-from conftest import PER_SHARD, TOY
+from conftest import PER_SHARD, TOY, toy_members, write_tar
 
 from curate.cli import run
 
@@ -18,7 +17,9 @@ def shards(folder: Path) -> list[str]:
 
 @pytest.fixture
 def beside(pool_folder: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(pool_folder, tmp_path / "beside")
+    for shard in range(3):
+        write_tar(tmp_path / "beside" / f"toy-{shard:04d}.tar", toy_members(7 + shard))
+    return tmp_path / "beside"
 
 
 def trained_on(out: Path) -> int:

@@ -369,3 +369,31 @@ def test_a_random_score_comes_last_and_a_random_choice_has_no_order(
     names = re.findall(r"<figcaption><strong>(.*?)</strong>", others.source)
     assert (names[-1], names.count("random")) == ("random", 1)
     assert "outlier, set aside" not in chosen.source
+
+
+@pytest.mark.parametrize(
+    "words", [["--fn", "random", "--seed", "5"], ["--fn", "forgetting", "--never-learned", "last"], ["--fn", "entropy"]]
+)
+def test_what_is_kept_stands_before_the_cut_and_what_is_dropped_after(
+    words: list[str], toy_scores: Path, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "m"
+    assert run(["prune", "--scores", str(toy_scores), *words, "--keep", "0.5", "--out", str(manifest)]) == 0
+    found, fn = report(manifest), words[1]
+    ranks = {(sample.state, rank) for sample in found.samples.values() for name, _, rank in sample.scores if name == fn}
+    cut = found.histograms[0].cut_rank
+    assert cut == 24
+    assert ranks
+    assert all((state == "kept") == (rank <= cut) for state, rank in ranks)
+
+
+@pytest.mark.parametrize("values", [[1e15 + n % 5 for n in range(12)], [(-1) ** n * 1e308 for n in range(12)]])
+def test_scores_of_any_size_have_a_histogram(values: list[float], tmp_path: Path) -> None:
+    manifest = pool_of(tmp_path, [(f"k{n}", "0") for n in range(12)])
+    table = pq.read_table(tmp_path / "s.parquet").to_pydict()
+    pq.write_table(pa.table({**table, "mine": values}), tmp_path / "s.parquet")
+    words = ["--scores", str(tmp_path / "s.parquet"), "--index", str(tmp_path / "index"), "--fn", "mine"]
+    assert run(["prune", *words, "--keep", "0.5", "--out", str(manifest), "--force"]) == 0
+    (histogram,) = report(manifest).histograms
+    assert sum(histogram.kept) + sum(histogram.dropped) == 12
+    assert "nan" not in drawn(manifest, tmp_path / "r.html").source.lower().replace("nand", "")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import BAD_KEY, TOY, png, toy_members, write_tar
+from conftest import BAD_KEY, SHARDS, TOY, png, toy_members, write_tar
 
 from curate.cli import run
 from curate.manifest.schema import load_head
@@ -122,7 +122,9 @@ def test_a_second_run_beside_the_first_is_refused(
 @pytest.mark.parametrize("way", ["stream", "disk"])
 def test_the_other_ways_of_the_pixels_score_every_sample(pool_folder: Path, tmp_path: Path, way: str) -> None:
     out = tmp_path / "scores"
-    test = shutil.copytree(pool_folder, tmp_path / "test")
+    test = tmp_path / "test"
+    for shard in range(SHARDS):
+        write_tar(test / f"test-{shard}.tar", toy_members(7 + shard))
     more = ["--pixels", way, "--per-seed", "--trace", "--val", "0.2", "--test", str(test)]
     assert run(["score", str(pool_folder), "--out", str(out), *TOY, *more]) == 0
     summary = json.loads((out / "summary.json").read_bytes())
