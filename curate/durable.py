@@ -105,7 +105,15 @@ def sync_path(path: Path) -> None:
 
 @contextmanager
 def building(out: Path) -> Iterator[Path]:
-    """Yields a hidden folder beside `out` to fill and then to put in its place; otherwise it goes again."""
+    """Yields a hidden folder beside `out` to fill and then to put in its place; otherwise it goes again.
+
+    Raises:
+        RunError: `out` is a mount point, in whose place nothing can be put.
+    """
+    if out.is_mount():
+        raise RunError(
+            f"{out} is a mount point: a folder is put in place whole.", hint=f"Name one below it: {out}/NAME."
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out.parent)
     build, descriptor = _aside(out), -1
@@ -133,7 +141,8 @@ def place_folder(built: Path, out: Path) -> None:
 
 
 def replace_folder(built: Path, out: Path) -> None:
-    """Puts a built folder in the place of another, which is moved aside first and then deleted."""
+    """Puts a built folder in the place of another, which is moved aside first and then deleted; through links."""
+    out = out.resolve()
     old = _aside(out)
     if out.exists():
         out.rename(old)

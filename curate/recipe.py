@@ -18,10 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serial
 from curate.errors import RecipeError, did_you_mean
 from curate.pool.tar import printable
 
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Strict: true is not 1, and "1" is a text. A whole number is a float, too.
+Positive = Annotated[int, Field(ge=1, lt=1 << 31, strict=True)]
+Count = Annotated[int, Field(ge=0, lt=1 << 31, strict=True)]
+Fraction = Annotated[float, Field(ge=0, lt=1, strict=True)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+MAX_SIDE, MAX_SEEDS, MAX_THREADS = 4096, 10_000, 1024
 
 
 class Section(BaseModel):
@@ -33,7 +35,7 @@ class Section(BaseModel):
 class Pixels(Section):
     """How images become pixels."""
 
-    size_px: Positive | Literal["auto"] = "auto"
+    size_px: Annotated[Positive, Field(le=MAX_SIDE)] | Literal["auto"] = "auto"
     channels: Literal[1, 3, "auto"] = "auto"
     store: Literal["auto", "memory", "disk", "stream"] = "auto"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -72,7 +74,7 @@ class Text(Section):
 class Train(Section):
     """One training run of the proxy."""
 
-    seeds: Positive = 2
+    seeds: Annotated[Positive, Field(le=MAX_SEEDS)] = 2
     epochs: Positive = 12
     checkpoints: Positive = 4
     checkpoint_every: Positive = 1
@@ -93,7 +95,7 @@ class Train(Section):
     finetune_rate: Rate = 0.001
     precision: Literal["auto", "bf16", "float32"] = "auto"
     seed: Count = 0
-    threads: Count = 0
+    threads: Annotated[Count, Field(le=MAX_THREADS)] = 0
 
     @property
     def stage(self) -> int:

@@ -81,3 +81,12 @@ def test_tables_of_other_kinds_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.toml").write_text(text)
     with pytest.raises(RecipeError, match="should be"):
         load_recipe(tmp_path / "r.toml")
+
+
+@pytest.mark.parametrize(
+    "setting", ["epochs=true", 'seeds="1"', "checkpoints=1.0", "seeds=99999999999", "seed=18446744073709551616"]
+)
+def test_a_number_is_a_whole_one_of_sane_size(setting: str) -> None:
+    with pytest.raises(RecipeError, match=setting.partition("=")[0]):
+        load_recipe(None, [f"train.{setting}"])
+    assert load_recipe(None, ["train.rate=1"]).train.rate == 1

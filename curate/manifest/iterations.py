@@ -36,7 +36,7 @@ def iterations_of(folder: Path, head: Head) -> list[IterationArray]:
     added = [np.where(kept_N, head.selection.iteration, NOT_KEPT).astype(np.int16) for kept_N in masks]
     if (folder / ITERATIONS).exists():
         place = {line.name: number for number, line in enumerate(read_lines(folder))}
-        for line in (folder / ITERATIONS).read_text(encoding="utf-8").splitlines():
+        for line in (folder / ITERATIONS).read_text(encoding="utf-8").rstrip("\n").split("\n"):
             try:
                 record = json.loads(line)
                 edges = np.cumsum(record["runs"]).tolist()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from curate.errors import CurateError, ManifestError
+from curate.errors import CurateError, ManifestError, UsageError
 from curate.manifest.extents import byte_runs, kept_extents
 from curate.manifest.layout import plain_names
 from curate.manifest.lines import Line, check_files, manifest_digest, read_lines, read_root
@@ -177,7 +177,13 @@ class _Server(ThreadingHTTPServer):
 
 def make_server(served: Served, host: str, port: int, warn: Callable[[str], object] = lambda text: None) -> _Server:
     """Returns a server that listens and does not answer yet."""
-    server = _Server((host, port), _Handler)
+    try:
+        server = _Server((host, port), _Handler)
+    except OSError as error:
+        raise UsageError(
+            f"Nothing can be served at {host}, port {port} ({error.strerror or error}).",
+            hint="Name another --port, 0 for a free one, or another --host.",
+        ) from error
     server.served, server.warn = served, warn
     return server
 

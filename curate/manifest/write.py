@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from curate import durable
-from curate.errors import ManifestError, RunError
+from curate.errors import ManifestError, RunError, UsageError
 from curate.manifest.lines import (
     HEAD,
     SOURCE,
@@ -26,7 +26,7 @@ from curate.manifest.lines import (
 )
 from curate.manifest.schema import ClassTable, Head, PoolRecord, Scored, Selection, Totals
 from curate.pool.index import Pool
-from curate.pool.tar import BLOCK
+from curate.pool.tar import BLOCK, printable
 
 KEPT = 0  # in an array of reasons; the other codes are named by the caller
 KEEP_LIST = "keep.txt"
@@ -119,7 +119,13 @@ def _lines(pool: Pool, choices: Iterable[Choice], keys: Any) -> Iterator[Line]:
         yield shard_line(pool, index, table, choice)
         if keys:
             kept = table["key"].filter(pa.array(choice.kept_N)).to_pylist()
-            keys.writelines(f"{pool.scans[index].name}\t{key}\n" for key in kept)
+            name = pool.scans[index].name
+            if torn := [key for key in kept if "\n" in f"{name}{key}" or "\t" in f"{name}{key}"]:
+                raise UsageError(
+                    f"'{printable(torn[0])}' of {printable(name)} does not fit on a line.",
+                    hint="Leave out --keep-list.",
+                )
+            keys.writelines(f"{name}\t{key}\n" for key in kept)
 
 
 def shard_line(pool: Pool, index: int, table: pa.Table, choice: Choice) -> Line:

@@ -175,7 +175,7 @@ def indices(kept: Kept, build: Path, out: Path) -> list[str]:
 def keys(kept: Kept, build: Path, out: Path) -> list[str]:
     with (build / "keys.txt").open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for line, key, _ in _samples(kept):
-            if "\n" in key or "\t" in key:
+            if "\n" in f"{line.name}{key}" or "\t" in f"{line.name}{key}":
                 raise UsageError(f"The key '{printable(key)}' does not fit on a line.", hint="Use --to parquet.")
             file.write(f"{line.name}\t{key}\n")
     return [f"{out / 'keys.txt'}: one sample a line, shard TAB key"]

@@ -190,8 +190,8 @@ def _check_lists(always_N: BoolArray, never_N: BoolArray, *, budget: int) -> Non
     always = int(always_N.sum())
     if always > budget:
         raise UsageError(
-            f"{always:,} samples are listed as always to be kept, but the budget is {budget:,}",
-            hint="Keep more, or shorten the list.",
+            f"{always:,} samples are kept in any case, by a list or a base, but the budget is {budget:,}",
+            hint="Keep more, shorten the list, or name a smaller base.",
         )
 
 

@@ -247,7 +247,7 @@ def _margin(row: dict[str, Any]) -> Measured:
 
 GATES: dict[str, Gate] = {
     "max_drop": Gate(total_drop, True, "share", "scored samples that are dropped"),
-    "max_class_drop": Gate(class_drop, True, "share", "the same of any class"),
+    "max_class_drop": Gate(class_drop, True, "share", "scored samples of any one class that are dropped"),
     "min_per_class": Gate(class_minimum, False, "samples", "samples kept of every class"),
     "max_share_shift": Gate(share_shift, True, "share", "change of any class's share by pruning"),
     "max_churn": Gate(churn, True, "share", "1 - Jaccard against the base manifest", needs="base"),

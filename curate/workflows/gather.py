@@ -92,8 +92,6 @@ def _check(
 ) -> None:
     if len(folders) > 1 and combine is None:
         raise UsageError(f"{len(folders)} --scores.", hint="Say how they become one: --combine mean or rank.")
-    if index is None and (files := [folder for folder in folders if folder.is_file()]):
-        raise UsageError(f"{files[0]} is a file.", hint="Scores from elsewhere need the --index of their pool.")
     if index and fn in PLACE:
         raise UsageError(f"--fn {fn} says where a sample is.", hint="Name the column that holds the scores.")
     if combine and fn == "random":

@@ -25,7 +25,7 @@ def read_keys(path: Path | None) -> Keys:
     if path is None:
         return []
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # read_text makes \r\n one
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error}).", hint="Expected one key a line, UTF-8.") from error
     pairs = [line.rpartition("\t") for line in lines if line.strip()]

@@ -352,6 +352,9 @@ def _check_cover(request: Request) -> None:
     if request.fn == K_CENTERS:
         request.cover.check([name for name, is_given in given.items() if is_given], request.per_class)
     elif request.index is None:
+        files = [folder for folder in (request.scores, *request.others) if folder and folder.is_file()]
+        if files:
+            raise UsageError(f"{files[0]} is a file.", hint="Scores from elsewhere need the --index of their pool.")
         acquisition(request.fn, [K_CENTERS])
     if request.fn != K_CENTERS and request.cover != CoverRequest():
         raise UsageError(

@@ -55,7 +55,7 @@ def test_a_sample_on_both_lists_is_refused():
 
 
 def test_more_listed_samples_than_the_budget_are_refused():
-    with pytest.raises(UsageError, match=r"2 samples are listed as always .* budget is 1"):
+    with pytest.raises(UsageError, match=r"2 samples are kept in any case, .* budget is 1"):
         select(*pool([1, 2, 3]), budget=1, always_N=mask(3, 1, 2))
 
 

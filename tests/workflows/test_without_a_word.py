@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from conftest import TOY, toy_members, write_tar
 import curate
 from curate.cli import run
 from curate.errors import ManifestError, UsageError
+from curate.manifest.lines import manifest_digest
 from curate.workflows.fingerprint import fingerprint
 
 SMALL = [*TOY[:2], "--seeds", "1", "--epochs", "1", "--checkpoints", "1", *TOY[8:]]
@@ -201,3 +203,38 @@ def test_what_to_do_next_fits_what_was_packed(tmp_path: Path, capsys: pytest.Cap
 def test_the_list_of_a_round_and_other_words_for_a_shard(toy_manifest: Path) -> None:
     command = [sys.executable, "-m", "curate", "cat", str(toy_manifest), "--", "toy-0000.tar"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_a_manifest_behind_a_link_is_replaced_there(toy_manifest: Path, toy_scores: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(toy_manifest)
+    words = ["prune", "--scores", str(toy_scores), "--keep", "0.3", "--fn", "margin", "--out", str(link), "--force"]
+    before = manifest_digest(toy_manifest)
+    assert run(words) == 0
+    assert link.is_symlink()
+    assert manifest_digest(toy_manifest) != before
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_mount_point_is_no_place_for_a_whole_folder(toy_scores: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["prune", "--scores", toy_scores, "--keep", "0.3", "--fn", "margin", "--out", "/proc"]
+    assert "/proc is a mount point" in said(capsys, words, code=1)
+
+
+def test_a_line_ends_where_we_end_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Python ends lines at more signs than a list does."""
+    write_tar(tmp_path / "pool" / "a\u2028b.tar", toy_members(0))
+    words = ["score", str(tmp_path / "pool"), "--out", str(tmp_path / "s"), *SMALL]
+    assert run(words) == 0
+    words = ["prune", "--scores", str(tmp_path / "s"), "--fn", "entropy", "--keep-list"]
+    assert run([*words, "--keep", "4", "--out", str(tmp_path / "one")]) == 0
+    assert run([*words, "--keep", "6", "--out", str(tmp_path / "two"), "--base", str(tmp_path / "one")]) == 0
+    assert run([*words, "--keep", "8", "--out", str(tmp_path / "three"), "--base", str(tmp_path / "two")]) == 0
+    listed = ["--always", str(tmp_path / "two" / "keep.txt")]
+    assert run([*words, "--keep", "8", "--out", str(tmp_path / "four"), *listed]) == 0
+
+
+def test_a_taken_port_is_named(toy_manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"127.0.0.1, port {port}" in said(capsys, ["serve", toy_manifest, "--port", port])
