@@ -94,7 +94,11 @@ def score(
         raise UsageError("With --members nothing is trained.", hint="Leave out --seeds, --epochs, … and --trace.")
     given = [f"{name}={value}" for name, value in flags.items() if value]
     if base:
-        _refuse_beside_base(recipe, settings, given, ensemble, val, test, within, embeddings, dry_run)
+        _refuse_beside_base({
+            "--recipe": recipe, "--set": settings, "--ensemble": ensemble, "--val": val, "--test": test,
+            "--within": within, "--embeddings": embeddings, "--dry-run": dry_run,
+            "--proxy, --seeds and other options of the recipe": given,
+        })  # fmt: skip
         loaded = _recipe_of(base)
     else:
         loaded = load_recipe(recipe, [*ensemble_settings(ensemble), *(settings or []), *given])
@@ -117,11 +121,11 @@ def score(
     return None
 
 
-def _refuse_beside_base(*given: object) -> None:
-    if any(given):
+def _refuse_beside_base(given: dict[str, object]) -> None:
+    if names := [name for name, is_given in given.items() if is_given]:
         raise UsageError(
-            "--base takes recipe, members, held-out samples and accuracies of that run.",
-            hint="Leave out --proxy, --recipe, --set, --seeds …, --val, --test, --within and the like.",
+            "--base takes recipe, members, held-out samples, accuracies and embeddings of that run.",
+            hint=f"Leave out {', '.join(names)}.",
         )
 
 

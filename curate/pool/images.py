@@ -139,6 +139,8 @@ def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
     exif = image.getexif()
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_scaled(np.asarray(image)))
+    if image.mode == "LAB":  # which Pillow makes RGB of, and nothing else
+        image = image.convert("RGB")
     if image.mode == "P" or "transparency" in image.info:
         image = image.convert("RGBA")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from curate.errors import SampleError, ShardError
+from curate.pool.frames import check_frames
 from curate.pool.labels import MAX_LABEL_BYTES, LabelSource
 from curate.pool.shards import Shard
 from curate.pool.sources import BUFFER_BYTES, open_source
@@ -105,6 +106,8 @@ def scan_shard(shard: Shard, labels: LabelSource, *, skip_faults: bool = False) 
             for entry in entries(stream, shard.name, tally, wanted=wanted):
                 _add(entry, samples, shard, tally, labels)
             _check_keys(samples, shard)
+        if shard.codec == "tar.zst":
+            check_frames(shard.path, shard.name)
     except ShardError as error:
         if not skip_faults:
             raise

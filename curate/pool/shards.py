@@ -57,6 +57,9 @@ def find_shards(sources: Sequence[str], root: Path | None = None) -> Sources:
     found = [(folder, path) for source in sources for folder, path in _expand(source)]
     root = _absolute(root) if root else Path(os.path.commonpath([folder for folder, _ in found]))
     shards = sorted((Shard(path.relative_to(root).as_posix(), path) for _, path in found), key=lambda s: s.name)
+    for shard in shards:
+        if not shard.name.isascii() and shard.name.encode(errors="replace").decode() != shard.name:
+            raise UsageError(f"{printable(shard.name)}: the shard's name is not UTF-8.", hint="Rename it.")
     for one, other in pairwise(shards):
         if one.name == other.name:
             raise UsageError(f"{printable(one.name)} was named twice.", hint="Name every shard once.")

@@ -31,7 +31,7 @@ from curate.scores import INDEX, write_record
 from curate.selection.budget import parse_keep
 from curate.workflows import prune as pruning
 from curate.workflows.answers import write_answers
-from curate.workflows.asking import Waiting, asked_and_answered
+from curate.workflows.asking import Waiting, asked_and_answered, check_answers_stand
 from curate.workflows.cover import K_CENTERS, CoverRequest
 from curate.workflows.rounds import ANSWERS, MANIFEST, SELECTED, Round, write_rounds
 from curate.workflows.run import Request as RunRequest
@@ -281,6 +281,8 @@ def _ask(work: Acquisition, number: int) -> Waiting | None:
             return waiting
         if number == 0:
             _note_classes(work)
+    elif not request.oracle:
+        check_answers_stand(work.pool, this, _answers(work, number), request.classes)
     write_answers(request.out / ANSWERS, _answers(work, len(request.keeps)))
     return None
 

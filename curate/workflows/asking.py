@@ -20,9 +20,10 @@ import numpy as np
 from PIL import Image
 
 from curate import durable
-from curate.errors import SampleError
+from curate.errors import SampleError, UsageError
 from curate.pool.images import thumbnail
 from curate.pool.index import Answers, Pool
+from curate.pool.labels import read_label_table
 from curate.pool.tar import printable
 from curate.pool.texts import read_text
 from curate.proxy.pixels import read_images, rows_of
@@ -106,6 +107,26 @@ def asked_and_answered(
         check_first_labels(words, {*asked.known.values(), *answers.values()})
     write_answers(this.answers, answers)
     return None
+
+
+def check_answers_stand(pool: Pool, this: Round, before: Answers, classes: Sequence[str]) -> None:
+    """Refuses a finished round whose `to_label.csv` says something else by now: members were trained on what it said.
+
+    Raises:
+        UsageError: names the first sample.
+    """
+    path = this.folder / TO_LABEL
+    if not path.exists():  # the shards' labels answered
+        return
+    words = vocabulary(pool, classes, before, is_first=this.number == 0)
+    taken = read_label_table(this.answers)
+    for identity, label in read_answers([path], asked_of(pool, this.manifest, before), words).items():
+        if taken.get(identity, label) != label:
+            raise UsageError(
+                f"{path}: '{printable(identity[1])}' is '{printable(label)}' here, and round {this.number} was done "
+                f"with '{printable(taken[identity])}'.",
+                hint="Labels of finished rounds stay: undo it, or begin in another --out with these --answers.",
+            )
 
 
 def _write_pictures(out: Path, pool: Pool, questions: Sequence[Question], classes: Sequence[str], title: str) -> None:

@@ -34,6 +34,8 @@ from curate.workflows.gather import FORGETTING, Scores, gather
 from curate.workflows.keep_curve import AUTO, keep_from
 from curate.workflows.lists import Keys, on_list, read_keys
 
+CURVE, TOLERANCE = Path("evaluation"), 0.003  # what --keep auto goes by, where nothing else is named
+
 
 @dataclass(frozen=True)
 class Request:
@@ -78,8 +80,8 @@ class Request:
     combine: Combine | None = None
     never_learned: NeverLearned = "first"
     cover: CoverRequest = field(default_factory=CoverRequest)
-    curve: Path = Path("evaluation")
-    tolerance: float = 0.003
+    curve: Path = CURVE
+    tolerance: float = TOLERANCE
     evidence: Curve | None = None
     base: Path | None = None
     undecodable: Sequence[BadSample] = ()
@@ -349,6 +351,8 @@ def _check_cover(request: Request) -> None:
         "--min-per-class": request.min_per_class > 0,
         "--combine": request.combine is not None or len(request.others) > 0,
     }
+    if request.keep != AUTO and request.evidence is None and (request.curve, request.tolerance) != (CURVE, TOLERANCE):
+        raise UsageError("--curve and --tolerance are of --keep auto.", hint="Leave them out.")
     if request.fn == K_CENTERS:
         request.cover.check([name for name, is_given in given.items() if is_given], request.per_class)
     elif request.index is None:

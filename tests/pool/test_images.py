@@ -86,6 +86,12 @@ def test_cmyk_becomes_rgb() -> None:
     assert np.abs(rgb(encoded(image, "JPEG", quality=95)).astype(int) - picture()).mean() < 20
 
 
+def test_lab_is_read_in_colour_and_in_grey() -> None:
+    image = Image.fromarray(np.full((SIDE, SIDE, 3), (150, 128, 128), np.uint8), "LAB")
+    grey = decode(encoded(image, "TIFF"), size_px=SIDE, channels=1)
+    assert (grey[..., 0] == np.asarray(Image.fromarray(rgb(encoded(image, "TIFF"))).convert("L"))).all()
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bits_keep_their_full_scale(kind: str) -> None:
     ramp = np.linspace(0, 65535, SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint16)

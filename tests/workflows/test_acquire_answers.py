@@ -405,3 +405,19 @@ def test_without_a_question_there_is_no_round(
     assert "Every sample has a label in the shards" in capsys.readouterr().err
     assert run([*words, "--oracle", "--answers", "x.csv"]) == 2
     assert "are for people" in capsys.readouterr().err
+
+
+def test_a_correction_after_the_round_is_refused_and_not_lost(
+    waiting: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to_label = tmp_path / "a" / "round-0" / "to_label.csv"
+    rows = answered(tmp_path / "a", 0)
+    write_rows(to_label, rows)
+    assert run(waiting) == 0
+    assert run(waiting) == 0  # again: it still waits for the next one
+    other = next(name for name in NAMES if name != rows[0]["label"])
+    write_rows(to_label, [{**rows[0], "label": other}, *rows[1:]])
+    capsys.readouterr()
+    assert run(waiting) == 2
+    assert f"is '{other}' here, and round 0 was done with '{rows[0]['label']}'" in capsys.readouterr().err
+    assert rows_of(to_label)[0]["label"] == other

@@ -238,3 +238,20 @@ def test_a_taken_port_is_named(toy_manifest: Path, capsys: pytest.CaptureFixture
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"127.0.0.1, port {port}" in said(capsys, ["serve", toy_manifest, "--port", port])
+
+
+def test_options_that_say_nothing_here_are_named(
+    toy_scores: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["prune", "--scores", toy_scores, "--fn", "entropy", "--keep", "0.5", "--out", tmp_path / "m"]
+    assert "--curve and --tolerance are of --keep auto" in said(capsys, [*words, "--tolerance", "0.1"])
+    words = ["score", pool_folder, "--base", toy_scores, "--out", tmp_path / "s", "--dry-run"]
+    assert "Leave out --dry-run." in said(capsys, words)
+
+
+def test_a_shard_whose_name_is_no_text_is_named(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pool").mkdir()
+    shutil.copy(pool_folder / "toy-0000.tar", os.fsencode(tmp_path / "pool") + b"/raw\xff.tar")
+    assert "the shard's name is not UTF-8" in said(capsys, ["index", tmp_path / "pool"])
