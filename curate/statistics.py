@@ -211,6 +211,24 @@ def histogram_of_distinct(values: ArrayLike) -> list[tuple[float, int]]:
     return list(zip(distinct.tolist(), counts.tolist(), strict=True))
 
 
+def bin_edges(values: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
+    """Returns the edges of equal bins, shape (bins + 1,).
+
+    Of one bin where float64 cannot tell so many apart, or their span is too large for it.
+
+    Args:
+        values: finite, shape (N,).
+        bins: how many, at least 1.
+    """
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        edges = np.linspace(low, high, bins + 1)
+        wide = max(0.5, float(np.spacing(max(abs(low), abs(high)))))
+        if low == high:
+            return np.array([low - wide, high + wide])
+    return edges if np.isfinite(edges).all() and (np.diff(edges) > 0).all() else np.array([low, high])
+
+
 def _vector(values: ArrayLike) -> FloatArray:
     values_N = np.asarray(values, dtype=np.float64)
     if values_N.ndim != 1:

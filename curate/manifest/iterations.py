@@ -6,6 +6,7 @@ One line a shard and iteration: {"name", "iteration", "runs"}, runs as in the ma
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,23 @@ def iterations_of(folder: Path, head: Head) -> list[IterationArray]:
             except (ValueError, KeyError, TypeError) as error:
                 raise ManifestError(f"{folder / ITERATIONS}: damaged ({error}).", hint="Prune again.") from error
     return added
+
+
+def iteration_counts(folder: Path, head: Head) -> tuple[tuple[int, int], ...]:
+    """Returns (iteration, samples that it added) of a manifest that grew, empty for others.
+
+    Raises:
+        ManifestError: the file does not fit the manifest.
+    """
+    if not (folder / ITERATIONS).exists():
+        return ()
+    counts = Counter[int]()
+    for added_N in iterations_of(folder, head):
+        values, sizes = np.unique(added_N, return_counts=True)
+        counts.update(dict(zip(values.tolist(), sizes.tolist(), strict=True)))
+    if sum(counts.values()) - counts[NOT_KEPT] != head.totals.kept:
+        raise ManifestError(f"{folder / ITERATIONS}: does not fit the manifest.", hint="Prune again.")
+    return tuple((number, counts[number]) for number in sorted(counts) if number != NOT_KEPT)
 
 
 def iteration_lines(pool: Pool, added: list[IterationArray]) -> Iterator[str]:

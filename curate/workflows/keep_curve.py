@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ def keep_from(evaluation: Path, fn: str, tolerance: float) -> tuple[str, Curve]:
             hint="Evaluate larger fractions, or allow a larger --tolerance.",
         )
     return sizes[min(good)][0].keep, Curve(tolerance=tolerance, points=tuple(points))
+
+
+def check_plain(fn: str, other: Mapping[str, object]) -> None:
+    """Refuses options, by name, that make another choice than plain `fn`, of which a curve is."""
+    given = [name for name, is_given in other.items() if is_given]
+    if given:
+        raise UsageError(
+            f"--keep auto takes what was measured of plain --fn {fn}, and {given[0]} makes another choice.",
+            hint=f"Leave out {', '.join(given)}, or give --keep a fraction.",
+        )
 
 
 def _rows(evaluation: Path) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ from curate.workflows import by_shards
 from curate.workflows.base import Base, joined, open_base
 from curate.workflows.cover import CENTERS, K_CENTERS, Covered, CoverRequest, cover
 from curate.workflows.gather import FORGETTING, Scores, gather
-from curate.workflows.keep_curve import AUTO, keep_from
+from curate.workflows.keep_curve import AUTO, check_plain, keep_from
 from curate.workflows.lists import Keys, on_list, read_keys
 
 CURVE, TOLERANCE = Path("evaluation"), 0.003  # what --keep auto goes by, where nothing else is named
@@ -159,18 +159,12 @@ def prune(request: Request) -> Pruned:
 
 def _check_auto(request: Request) -> None:
     """Refuses what makes another choice than plain `fn`, of which the curve is."""
-    other = {
+    check_plain(request.fn, {
         "--order": request.order != "hardest", "--outliers": parse_outliers(request.outliers).value > 0,
         "--per-class": request.per_class, "--min-per-class": request.min_per_class, "--base": request.base,
         "--combine": request.combine, "--never-learned": request.never_learned == "last",
         "--always": request.always, "--never": request.never,
-    }  # fmt: skip
-    given = [name for name, is_given in other.items() if is_given]
-    if given:
-        raise UsageError(
-            f"--keep auto takes what was measured of plain --fn {request.fn}, and {given[0]} makes another choice.",
-            hint=f"Leave out {', '.join(given)}, or give --keep a fraction.",
-        )
+    })  # fmt: skip
 
 
 def _prune_by_shards(request: Request, run: Path, keep: Keep, outliers: Outliers) -> Pruned:

@@ -5,7 +5,6 @@ Counts are exact; of samples only those in the galleries are read.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.acquisition import ACQUISITIONS
-from curate.errors import CurateError, ManifestError
-from curate.manifest.iterations import ITERATIONS, NOT_KEPT, iterations_of
+from curate.errors import CurateError
+from curate.manifest.iterations import iteration_counts
 from curate.manifest.lines import manifest_digest, read_root
 from curate.manifest.origin import Origin, find_origin
 from curate.manifest.schema import Head
 from curate.manifest.verify import load_whole
 from curate.scores import SUMMARY, BadSample, Columns, read_record
 from curate.selection.rank import last_of, order_keys, rank_of, ranks_of
+from curate.statistics import bin_edges
 from curate.workflows.decision import Ranking, class_name, kept_of, labels_of, outliers_of, ranking_of, sort_keys
 from curate.workflows.explain import score_names
 from curate.workflows.galleries import Gallery, Pair, around, confused, fitting, gallery, ordered, suspects
@@ -195,7 +195,7 @@ def report(
         sum(scan.tar_bytes for scan in scored.origin.pool.scans) if scored else None,
         head.totals.samples - sum(head.totals.failed.values()),
         _histograms(scored) if scored else (),
-        galleries, pairs, samples, failed, _iterations(manifest, head), _growth(scored), rows, own, tuple(notes),
+        galleries, pairs, samples, failed, iteration_counts(manifest, head), _growth(scored), rows, own, tuple(notes),
     )  # fmt: skip
 
 
@@ -330,21 +330,10 @@ def _histogram(name: str, score_N: NDArray[np.float64], scored: _Scored, bins: i
     finite_N = np.isfinite(score_N)
     outlier_N = scored.outlier_N if scored.outlier_N is not None else np.zeros(len(score_N), dtype=np.bool_)
     values = score_N[finite_N]
-    edges = _edges(values, bins)
+    edges = bin_edges(values, bins)
     parts = (scored.kept_N, ~scored.kept_N & ~outlier_N, outlier_N)
     kept, dropped, aside = (tuple(np.histogram(score_N[finite_N & part_N], edges)[0].tolist()) for part_N in parts)
     return Histogram(name, tuple(edges.tolist()), kept, dropped, aside)
-
-
-def _edges(values: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
-    """Returns the edges of equal bins; of one where float64 cannot tell so many apart, or their span is too large."""
-    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        edges = np.linspace(low, high, bins + 1)
-        wide = max(0.5, float(np.spacing(max(abs(low), abs(high)))))
-        if low == high:
-            return np.array([low - wide, high + wide])
-    return edges if np.isfinite(edges).all() and (np.diff(edges) > 0).all() else np.array([low, high])
 
 
 def _samples(
@@ -402,15 +391,3 @@ def _order_by(scored: _Scored, name: str) -> tuple[NDArray[Any], tuple[NDArray[A
     score_N = scored.score(name)
     tie = ACQUISITIONS[name].tie if name in ACQUISITIONS and not scored.origin.index else None
     return score_N, sort_keys(name, score_N, scored.read(tie) if tie else scored.columns, "hardest")
-
-
-def _iterations(manifest: Path, head: Head) -> tuple[tuple[int, int], ...]:
-    if not (manifest / ITERATIONS).exists():
-        return ()
-    counts = Counter[int]()
-    for added_N in iterations_of(manifest, head):
-        values, sizes = np.unique(added_N, return_counts=True)
-        counts.update(dict(zip(values.tolist(), sizes.tolist(), strict=True)))
-    if sum(counts.values()) - counts[NOT_KEPT] != head.totals.kept:
-        raise ManifestError(f"{manifest / ITERATIONS}: does not fit the manifest.", hint="Prune again.")
-    return tuple((number, counts[number]) for number in sorted(counts) if number != NOT_KEPT)
