@@ -29,9 +29,13 @@ ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base._
 show_examples(app)
 
 
+_STRUCK: list[bool] = []  # an interrupt came: libraries in C make other errors of it, such as that of a damaged file
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code. Every error is one readable message."""
     console.speak_any_encoding()
+    _STRUCK.clear()
     given = list(sys.argv[1:] if arguments is None else arguments)
     is_debugging = "--debug" in given
     words = list(_spread(word for word in given if word != "--debug"))
@@ -46,13 +50,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         console.note(f"{error.message} What is finished is kept. Go on with: curate {shlex.join(given)}")
         return error.exit_code
     except CurateError as error:
-        return _fail(error, is_debugging)
+        return _say_interrupted(given) if _STRUCK else _fail(error, is_debugging)
     except ClickException as error:
         error.show()
         return UsageError.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        console.note(f"Interrupted; what is finished is kept. Go on with: curate {shlex.join(given)}")
-        return INTERRUPTED
+        return _say_interrupted(given)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "curate":
             raise
@@ -65,6 +68,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         hint = "Make room and run the same command again." if error.errno in NO_ROOM else ""
         failure = CurateError(f"{error.filename or 'The system'}: {error.strerror or error}.", hint=hint)
         return _fail(failure, is_debugging)
+    except Exception:
+        if _STRUCK:
+            return _say_interrupted(given)
+        raise
     return result if isinstance(result, int) else 0
 
 
@@ -93,7 +100,13 @@ def _fail(error: CurateError, is_debugging: bool) -> int:
     return error.exit_code
 
 
+def _say_interrupted(given: Sequence[str]) -> int:
+    console.note(f"Interrupted; what is finished is kept. Go on with: curate {shlex.join(given)}")
+    return INTERRUPTED
+
+
 def _interrupt(_number: int, _frame: object) -> None:
+    _STRUCK.append(True)
     raise KeyboardInterrupt
 
 
