@@ -225,7 +225,7 @@ def _settled(request: Request, pool: Pool, given: Given | None) -> dict[str, Any
         ("base", "--base"),
         ("answers", "answers"),
         ("members", "members"),
-        ("classes", "classes"),
+        ("classes", "set of classes"),
     ):
         if known.get(name, fresh[name] if name == "classes" else "") != fresh[name]:
             raise RunError(

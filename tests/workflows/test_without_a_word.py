@@ -114,7 +114,7 @@ def test_names_of_classes_that_come_later_are_another_pool(
     before = fingerprint([str(tmp_path / "pool")], recipe="r").key
     (tmp_path / "pool" / "classes.txt").write_text("\ufeffa\nb\nc\nd\n\n", encoding="utf-8")
     assert fingerprint([str(tmp_path / "pool")], recipe="r").key != before
-    assert "holds scores of another classes" in said(capsys, words, code=1)
+    assert "holds scores of another set of classes" in said(capsys, words, code=1)
     assert run(["index", str(tmp_path / "pool"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["num_classes"] == 4
 
