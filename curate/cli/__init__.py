@@ -29,7 +29,7 @@ ClickException: Any = next(base for base in typer.BadParameter.__mro__ if base._
 show_examples(app)
 
 
-_STRUCK: list[bool] = []  # an interrupt came: libraries in C make other errors of it, such as that of a damaged file
+_STRUCK: list[bool] = []  # whether an interrupt came
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -43,19 +43,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:  # a shell has a command in the background ignore one
             signal.signal(number, _interrupt)
     try:
-        result = app(words, standalone_mode=False, prog_name="curate")
-        if result == INTERRUPTED:  # what typer makes of an interrupt
-            raise KeyboardInterrupt
+        result = _invoked(words)
     except TimeUpError as error:
         console.note(f"{error.message} What is finished is kept. Go on with: curate {shlex.join(given)}")
         return error.exit_code
     except CurateError as error:
-        return _say_interrupted(given) if _STRUCK else _fail(error, is_debugging)
+        return _fail(error, is_debugging)
     except ClickException as error:
         error.show()
         return UsageError.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _say_interrupted(given)
+        console.note(f"Interrupted; what is finished is kept. Go on with: curate {shlex.join(given)}")
+        return INTERRUPTED
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "curate":
             raise
@@ -68,11 +67,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
         hint = "Make room and run the same command again." if error.errno in NO_ROOM else ""
         failure = CurateError(f"{error.filename or 'The system'}: {error.strerror or error}.", hint=hint)
         return _fail(failure, is_debugging)
-    except Exception:
-        if _STRUCK:
-            return _say_interrupted(given)
-        raise
     return result if isinstance(result, int) else 0
+
+
+def _invoked(words: list[str]) -> Any:
+    """Runs a command. After an interrupt any error is one: libraries in C make others of it, as of damaged files."""
+    try:
+        result = app(words, standalone_mode=False, prog_name="curate")
+    except Exception as error:
+        if _STRUCK:
+            raise KeyboardInterrupt from error
+        raise
+    if result == INTERRUPTED:  # what typer makes of an interrupt
+        raise KeyboardInterrupt
+    return result
 
 
 def _spread(words: Iterable[str]) -> Iterator[str]:
@@ -98,11 +106,6 @@ def _fail(error: CurateError, is_debugging: bool) -> int:
         raise error
     console.show_error(error)
     return error.exit_code
-
-
-def _say_interrupted(given: Sequence[str]) -> int:
-    console.note(f"Interrupted; what is finished is kept. Go on with: curate {shlex.join(given)}")
-    return INTERRUPTED
 
 
 def _interrupt(_number: int, _frame: object) -> None:

@@ -37,14 +37,15 @@ def iterations_of(folder: Path, head: Head) -> list[IterationArray]:
     added = [np.where(kept_N, head.selection.iteration, NOT_KEPT).astype(np.int16) for kept_N in masks]
     if (folder / ITERATIONS).exists():
         place = {line.name: number for number, line in enumerate(read_lines(folder))}
-        for line in (folder / ITERATIONS).read_text(encoding="utf-8").rstrip("\n").split("\n"):
-            try:
-                record = json.loads(line)
-                edges = np.cumsum(record["runs"]).tolist()
-                for begin, end in zip(edges[::2], edges[1::2], strict=True):
-                    added[place[record["name"]]][begin:end] = record["iteration"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ManifestError(f"{folder / ITERATIONS}: damaged ({error}).", hint="Prune again.") from error
+        with (folder / ITERATIONS).open(encoding="utf-8") as file:
+            for line in file:  # which ends at a newline alone
+                try:
+                    record = json.loads(line)
+                    edges = np.cumsum(record["runs"]).tolist()
+                    for begin, end in zip(edges[::2], edges[1::2], strict=True):
+                        added[place[record["name"]]][begin:end] = record["iteration"]
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ManifestError(f"{folder / ITERATIONS}: damaged ({error}).", hint="Prune again.") from error
     return added
 
 

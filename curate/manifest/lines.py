@@ -190,6 +190,11 @@ def manifest_digest(folder: Path) -> str:
     return file_digest(folder / HEAD)
 
 
+def fits_on_a_line(shard: str, key: str) -> bool:
+    """Says whether `shard TAB key` is one line of two words."""
+    return not any(sign in word for sign in "\n\t" for word in (shard, key))
+
+
 def _reversed(name: str) -> str:
     """Returns a name with its path reversed and closed by a slash, control characters escaped."""
     parts = reversed(name.split("/"))

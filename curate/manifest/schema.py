@@ -121,6 +121,11 @@ class Selection(Model):
 
     curve: Curve | None = Field(default=None, description="of `--keep auto`: what the fraction was chosen by")
 
+    @property
+    def has_quotas(self) -> bool:
+        """Says whether classes have cuts of their own."""
+        return self.per_class is not None or self.min_per_class > 0
+
     @model_serializer(mode="wrap")
     def _without_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leaves out what most manifests have nothing to say of: their digests stay what they were."""

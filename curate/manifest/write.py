@@ -20,6 +20,7 @@ from curate.manifest.lines import (
     SOURCE,
     Line,
     file_digest,
+    fits_on_a_line,
     manifest_digest,
     read_lines,
     write_lines,
@@ -120,7 +121,7 @@ def _lines(pool: Pool, choices: Iterable[Choice], keys: Any) -> Iterator[Line]:
         if keys:
             kept = table["key"].filter(pa.array(choice.kept_N)).to_pylist()
             name = pool.scans[index].name
-            if torn := [key for key in kept if "\n" in f"{name}{key}" or "\t" in f"{name}{key}"]:
+            if torn := [key for key in kept if not fits_on_a_line(name, key)]:
                 raise UsageError(
                     f"'{printable(torn[0])}' of {printable(name)} does not fit on a line.",
                     hint="Leave out --keep-list.",

@@ -19,7 +19,7 @@ from curate.manifest.energon import BLEND, write_view
 from curate.manifest.extents import kept_extents
 from curate.manifest.image_folder import TABLE, TIMM, TREE, write_image_folder
 from curate.manifest.layout import plain_names
-from curate.manifest.lines import Line, manifest_digest, read_lines
+from curate.manifest.lines import Line, fits_on_a_line, manifest_digest, read_lines
 from curate.manifest.schema import Head
 from curate.manifest.serve import url_path
 from curate.manifest.sidecars import IndexEntry, ShardCount, dali_index, hf_readme, wids_index
@@ -175,7 +175,7 @@ def indices(kept: Kept, build: Path, out: Path) -> list[str]:
 def keys(kept: Kept, build: Path, out: Path) -> list[str]:
     with (build / "keys.txt").open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for line, key, _ in _samples(kept):
-            if "\n" in f"{line.name}{key}" or "\t" in f"{line.name}{key}":
+            if not fits_on_a_line(line.name, key):
                 raise UsageError(f"The key '{printable(key)}' does not fit on a line.", hint="Use --to parquet.")
             file.write(f"{line.name}\t{key}\n")
     return [f"{out / 'keys.txt'}: one sample a line, shard TAB key"]

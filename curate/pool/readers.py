@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from curate.errors import UsageError
+from curate.pool.classes import read_class_names
 from curate.pool.labels import csv_rows, is_class_id
 from curate.pool.scan import IMAGE_EXTENSIONS
 from curate.pool.shards import leads_back
@@ -120,10 +121,7 @@ def read_classes(path: Path | None) -> tuple[str, ...]:
     """Returns class names by id from a text file, one a line."""
     if path is None:
         return ()
-    try:
-        names = tuple(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}).", hint="Expected one class name a line, UTF-8.") from error
+    names = read_class_names(path)
     if len(set(names)) != len(names) or not names:
         raise UsageError(f"{path}: empty, or a name appears twice.", hint="Expected one class name a line.")
     return names

@@ -77,8 +77,7 @@ class _Sample:
     start: int
     end: int = 0
     size: int = 0
-    extensions: list[str] = field(default_factory=list)
-    known: set[str] = field(default_factory=set)  # the same, to ask
+    extensions: dict[str, None] = field(default_factory=dict)  # in their order
     headers: bytearray = field(default_factory=bytearray)
     image: tuple[int, int] | None = None
     text: tuple[int, int] | None = None
@@ -185,13 +184,12 @@ def _add(entry: Entry, samples: list[_Sample], shard: Shard, tally: Tally, label
     if not samples or samples[-1].key != key:
         samples.append(_Sample(key, entry.start))
     sample = samples[-1]
-    if extension in sample.known:
+    if extension in sample.extensions:
         raise ShardError(
             f"{shard.name}: '{printable(entry.name)}' appears twice, at byte {entry.start} again.",
             hint="Names must be unique in a shard. Pack the shard again.",
         )
-    sample.extensions.append(extension)
-    sample.known.add(extension)
+    sample.extensions[extension] = None
     sample.headers += hashlib.blake2b(entry.header, digest_size=DIGEST_BYTES).digest()
     sample.end = end = entry.end
     sample.size += end - entry.start
@@ -236,7 +234,7 @@ def _row(sample: _Sample, shard: Shard, labels: LabelSource, fault: str) -> dict
         "size": sample.size,
         "image_start": start,
         "image_size": size,
-        "extensions": sample.extensions,
+        "extensions": list(sample.extensions),
         "headers": bytes(sample.headers),
     }
 

@@ -37,7 +37,7 @@ def cost_of(folder: Path) -> dict[str, Any]:
         "recipe": summary["recipe_digest"],
         "proxy": recipe.proxy.name,
         "members": members,
-        "seconds": round(run_seconds(folder / LOG), 1),
+        "seconds": round(seconds_spent(folder / LOG), 1),
         "flops": passes * forward_flops(spec),
     }
 
@@ -69,21 +69,11 @@ def costs_of(folders: Sequence[Path], names: Sequence[str], *, has_target: bool)
     return [{**cost, "share": cost["flops"] / whole if whole else None} for cost in costs]
 
 
-def run_seconds(log: Path) -> float:
-    """Returns what a run took, and what it grew from before it.
-
-    Raises:
-        RunError: missing or damaged.
-    """
-    spent = seconds_spent(log)
-    events = [event for line in log.read_text().splitlines() if (event := _parsed(line)) and event["event"] == BASE]
-    return spent + (float(events[-1]["seconds"]) if events else 0.0)
-
-
 def seconds_spent(log: Path, *, without: str = "") -> float:
     """Returns the time between the first and the last event of each execution in a log, summed.
 
-    An execution begins with an event `start`, or where another process goes on; process numbers come again.
+    An execution begins with an event `start`, or where another process goes on; process numbers come again. What a
+    run grew from counts too, as its event `base` says.
 
     Args:
         log: of a run.
@@ -92,18 +82,20 @@ def seconds_spent(log: Path, *, without: str = "") -> float:
     Raises:
         RunError: missing or damaged.
     """
-    spans, process = list[list[float]](), None
+    spans, process, before = list[list[float]](), None, 0.0
     try:
         for line in log.read_text().splitlines():
             event = _parsed(line)
             if event is None or event["event"] == without:
                 continue
+            if event["event"] == BASE:
+                before = float(event["seconds"])
             if event["event"] == "start" or event["process"] != process:
                 spans.append([event["time"], event["time"]])
             spans[-1][1], process = event["time"], event["process"]
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{log}: cannot be read ({error}).", hint="Its run's cost is not known.") from error
-    return sum(max(0.0, last - first) for first, last in spans)  # a clock may go back
+    return before + sum(max(0.0, last - first) for first, last in spans)  # a clock may go back
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -185,8 +185,7 @@ def kept_of(manifest: Path, columns: Columns) -> NDArray[np.bool_]:
 
 def _cut(ranking: Ranking, row: int, pool: Pool) -> Cut | None:
     selection, score_N = ranking.selection, ranking.score_N
-    has_quotas = selection.per_class is not None or selection.min_per_class > 0
-    rival_N = ranking.kept_N & (ranking.label_N == ranking.label_N[row]) if has_quotas else ranking.kept_N
+    rival_N = ranking.kept_N & (ranking.label_N == ranking.label_N[row]) if selection.has_quotas else ranking.kept_N
     if selection.always or selection.base or not rival_N.any():  # what is kept in any case says nothing of the cut
         return None
     last = last_of(np.flatnonzero(rival_N), ranking.keys)
@@ -201,7 +200,7 @@ def _cut(ranking: Ranking, row: int, pool: Pool) -> Cut | None:
         places=rank_of(row, ranking.keys) - rank,
         gap=abs(float(score_N[last]) - float(score_N[row])),
         tie=tie,
-        within=class_name(pool, int(ranking.label_N[row])) if has_quotas else "",
+        within=class_name(pool, int(ranking.label_N[row])) if selection.has_quotas else "",
     )
 
 

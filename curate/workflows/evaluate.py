@@ -276,9 +276,9 @@ def _cells(request: Request, arms: Sequence[Arm], targets: Sequence[str], number
 
 
 def stretched(train: Train, samples: int, whole: int) -> Train:
-    """Returns the schedule with which a subset is seen as often as takes about as many steps as the whole pool does.
+    """Returns the schedule with which a subset takes about as many steps as the whole pool does.
 
-    Epochs are whole and so are an epoch's steps: a subset of a few batches may take two or three times as many.
+    Epochs and an epoch's steps are whole: a subset of a few batches may take two or three times as many.
     """
     ratio = whole / samples
     milestones = tuple(round(milestone * ratio) for milestone in train.milestones)

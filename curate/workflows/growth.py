@@ -44,7 +44,7 @@ from curate.scores import (
 from curate.statistics import dominance, kolmogorov_smirnov, kolmogorov_smirnov_by_chance, spearman
 from curate.tables import read_schema, read_table
 from curate.workflows.base_run import AGAIN, BaseRun, open_base_run, take
-from curate.workflows.cost import BASE, run_seconds
+from curate.workflows.cost import BASE, seconds_spent
 from curate.workflows.embed import embed
 from curate.workflows.run import DIVERGED, LOG, Request, Run, open_run
 from curate.workflows.score import bad_path, check_bad, score_columns, score_shards, undecodable
@@ -75,7 +75,7 @@ def grow(request: Request, progress: Progress | None = None) -> dict[str, Any]:
         run = open_run(request, progress)
         run.log(event="start", setting=run.setting.record())
         with suppress(RunError):  # a base whose log is gone
-            run.log(event=BASE, seconds=round(run_seconds(base.folder / LOG), 1))
+            run.log(event=BASE, seconds=round(seconds_spent(base.folder / LOG), 1))
         started, new = time.monotonic(), [scan.name for scan in run.pool.scans if scan.name not in base.shards]
         if not new:
             raise UsageError(f"{base.folder} has scores of all these shards.", hint="Name the new ones beside them.")

@@ -36,7 +36,6 @@ BAD_SHOWN = 24
 HELD_BYTES = 1 << 30
 PAGE_BYTES = 6_000_000  # of all samples; pairs, bad ones, classes and histograms take the rest of 10 MB
 AGREEMENT, TIE = "variation_ratio", "mutual_information"
-LAST_AND_FIRST = "The last kept and the first dropped."
 DISTRUST = ("aum", "loss")  # what orders likely label errors, the first that is there
 
 
@@ -284,8 +283,8 @@ def _of_the_order(scored: _Scored) -> list[Gallery]:
         order_N = ordered(ranking.keys, ~outlier_N)
         last = last_of(np.flatnonzero(scored.kept_N), ranking.keys)
         rows = around(order_N, last)
-        has_quotas = ranking.selection.per_class is not None or ranking.selection.min_per_class > 0
-        line = "Around the last one kept; classes have cuts of their own." if has_quotas else LAST_AND_FIRST
+        of_classes = "Around the last one kept; classes have cuts of their own."
+        line = of_classes if ranking.selection.has_quotas else "The last kept and the first dropped."
         found.append(Gallery("cut", "At the cut", line, len(rows), rows, rows[:0]))
     if outlier_N.any():
         rows = ordered(keys, outlier_N)
@@ -316,8 +315,7 @@ def _histograms(scored: _Scored) -> tuple[Histogram, ...]:
 def _main_histogram(scored: _Scored, ranking: Ranking) -> Histogram:
     selection, score_N, outlier_N = ranking.selection, np.asarray(ranking.score_N, dtype=np.float64), scored.outlier_N
     cut, cut_rank = None, None
-    has_quotas = selection.per_class is not None or selection.min_per_class > 0
-    if scored.kept_N.any() and not (has_quotas or selection.always or selection.base):
+    if scored.kept_N.any() and not (selection.has_quotas or selection.always or selection.base):
         last = last_of(np.flatnonzero(scored.kept_N), ranking.keys)
         cut = float(score_N[last])
         cut_rank = rank_of(last, ranking.keys) if selection.order == "hardest" else None
