@@ -1,13 +1,18 @@
 """The manifests that are published in manifests/: whole, listed with their digests, and of the shards they name."""
 
+import csv
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from curate.cli import run
 from curate.manifest.lines import manifest_digest
 
-PUBLISHED = sorted(path.parent for path in (Path(__file__).parents[2] / "manifests").glob("*/*/manifest.json"))
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+PUBLISHED = sorted(path.parent for path in MANIFESTS.glob("*/*/manifest.json"))
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda p: f"{p.parent.name}/{p.name}")
@@ -23,3 +28,35 @@ def test_it_is_whole_and_listed(folder: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("folder", PUBLISHED[:1], ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_its_shards_are_those_it_names(folder: Path, real_data: Path) -> None:
     assert run(["verify", str(folder), "--root", str(real_data / folder.parent.name)]) == 0
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "imagenette"])
+def test_its_listed_files_pack_into_its_shards(name: str, real_data: Path, tmp_path: Path) -> None:
+    listed = zstandard.decompress((MANIFESTS / name / "shards.csv.zst").read_bytes()).decode()
+    rows = list(csv.DictReader(io.StringIO(listed)))
+    first, *_ = sorted((real_data / name).glob("train-*"))
+    packed = first.read_bytes()
+    whole = packed if first.suffix == ".tar" else zstandard.ZstdDecompressor().stream_reader(packed).read()
+    with tarfile.open(fileobj=io.BytesIO(whole)) as source:
+        members = {member.name: source.extractfile(member).read() for member in source}  # type: ignore[union-attr]
+    mine = [row for row in rows if f"{row['key']}.jpg" in members]
+    assert mine == rows[: len(mine)]
+    assert 2 * len(mine) == len(members)
+    for row in mine:
+        (tmp_path / row["path"]).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / row["path"]).write_bytes(members[f"{row['key']}.jpg"])
+    with (tmp_path / "shards.csv").open("w") as file:
+        csv.DictWriter(file, rows[0]).writeheader()
+        csv.DictWriter(file, rows[0]).writerows(mine)
+    words = [
+        str(tmp_path / "shards.csv"),
+        str(tmp_path / "out"),
+        "--root",
+        str(tmp_path),
+        "--keep-order",
+        "--prefix",
+        "train",
+    ]
+    assert run(["pack", *words]) == 0
+    assert (tmp_path / "out" / "train-000000.tar").read_bytes() == whole
