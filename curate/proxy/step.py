@@ -97,10 +97,15 @@ class Step:
         inputs, label_B = inputs.clone(), label_B.clone()
         graph = torch.cuda.CUDAGraph()
         self._optimizer.zero_grad(set_to_none=True)  # so that gradients are the graph's own
+        stream = torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 shown = self._step(inputs, label_B)
         except RuntimeError:  # such as a network that looks at its own values on the way
+            # torch leaves its generator in the recording, so that dropout could draw no more, and its stream aside.
+            numbers = torch.cuda.default_generators[torch.cuda.current_device()]
+            numbers.graphsafe_set_state(numbers.clone_state())
+            torch.cuda.set_stream(stream)
             return None
         return _Recorded(graph, inputs, label_B, shown)
 

@@ -57,15 +57,25 @@ def arms_of(manifests: Sequence[Path], pool: Pool, rows: Rows, labelled_K: RowAr
         ManifestError: a manifest of another pool.
         UsageError: a manifest that keeps no labelled sample, or all of them; one manifest twice.
     """
+    known = by_digest(manifests)
+    kept = [_kept(folder, pool, rows, labelled_K, known) for folder in manifests]
+    sizes = sorted({arm.samples for arm in kept})
+    return [*kept, *(_random(size, labelled_K) for size in sizes), _all(labelled_K)]
+
+
+def by_digest(manifests: Sequence[Path]) -> dict[str, Path]:
+    """Returns manifests by their digests.
+
+    Raises:
+        UsageError: one manifest twice.
+    """
     known = dict[str, Path]()
     for folder in manifests:
         digest = manifest_digest(folder)
         if digest in known:
             raise UsageError(f"{known[digest]} and {folder} are the same manifest.", hint="Name each once.")
         known[digest] = folder
-    kept = [_kept(folder, pool, rows, labelled_K, known) for folder in manifests]
-    sizes = sorted({arm.samples for arm in kept})
-    return [*kept, *(_random(size, labelled_K) for size in sizes), _all(labelled_K)]
+    return known
 
 
 def _kept(folder: Path, pool: Pool, rows: Rows, labelled_K: RowArray, known: Mapping[str, Path]) -> Arm:

@@ -30,7 +30,7 @@ from curate.proxy.predict import measured
 from curate.proxy.training import history_of, member_path, settled_members, train_member
 from curate.recipe import Recipe, Train
 from curate.workflows.anew import Anew, arms_anew, scores_of
-from curate.workflows.arms import ALL, Arm, arms_of
+from curate.workflows.arms import ALL, Arm, arms_of, by_digest
 from curate.workflows.cost import TRAIN_PASSES, selection_cost
 from curate.workflows.held_out import HeldOut, RowArray, Validate, check_others, other_shards, split, validation
 from curate.workflows.results import summarise, write_tables
@@ -227,6 +227,7 @@ def _shards_of(request: Request) -> tuple[list[str], Path]:
     for other in others:
         if load_head(other).pool.fingerprint != fingerprint:
             raise UsageError(f"{folder} and {other} are of different pools.", hint="Evaluate each in its own --out.")
+    by_digest(request.manifests)  # said before anything is decoded
     root = request.root or read_root(folder)
     return [str(root / line.name) for line in read_lines(folder)], root
 

@@ -336,7 +336,11 @@ def test_what_cannot_be_compared_is_refused(
     assert "shards of the pool" in capsys.readouterr().err
     assert evaluate(toy_manifest, test_folder, tmp_path / "none", "--dry-run") == 1
     twice = ["evaluate", str(toy_manifest), str(toy_manifest), "--test", str(test_folder)]
+    capsys.readouterr()
     assert run([*twice, "--out", str(tmp_path / "two"), *TARGET]) == 2
+    told = capsys.readouterr().err
+    assert "are the same manifest" in told
+    assert "decode" not in told  # before the work, not after it
     assert run(["evaluate", str(toy_manifest), "--out", str(tmp_path / "n")]) == 2
 
 
