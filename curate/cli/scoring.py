@@ -177,7 +177,8 @@ def _show_growth(growth: dict[str, Any]) -> None:
     ]
     kind = "held-out" if growth["held_out"] else "trained-on"
     title = f"Drift: {growth['samples']:,} samples added since training against {growth['old']:,} {kind} ones"
-    console.show_table(title, ("score", "distance", "by chance", "shift"), rows)
+    if growth["samples"]:
+        console.show_table(title, ("score", "distance", "by chance", "shift"), rows)
     checked, accuracy = growth["checked"], growth["accuracy"]
     how = "to the same bytes" if checked["equal"] else f"with ranks that agree by {checked['agreement']:.4f}"
     console.say(f"{checked['samples']:,} old samples were scored again, {how}.")

@@ -188,7 +188,7 @@ def drift(evidence: Evidence) -> Measured:
 
 def _drift_of(scores: Path, fn: str) -> Measured:
     growth = read_record(scores / SUMMARY).get("growth")
-    if growth is None:
+    if growth is None or not growth["samples"]:
         return Measured(0.0, "nothing was added since the members were trained")
     found = growth["drift"].get(fn)
     if found is None:

@@ -58,10 +58,10 @@ GROWTH = "growth"
 
 
 def grow(request: Request, progress: Progress | None = None) -> dict[str, Any]:
-    """Scores what was added to the pool of `request.base`; returns the summary that it also writes.
+    """Scores what was added to the pool of `request.base`, if anything; returns the summary that it also writes.
 
     Raises:
-        UsageError: the pool lacks shards of the base, has changed ones, other classes, or nothing new.
+        UsageError: the pool lacks shards of the base, has changed ones, or other classes.
         RunError: the base is not finished, or its members do not give its scores.
         TooMuchBadDataError: more bad samples than `max_bad`.
 
@@ -78,7 +78,7 @@ def grow(request: Request, progress: Progress | None = None) -> dict[str, Any]:
             run.log(event=BASE, seconds=round(seconds_spent(base.folder / LOG), 1))
         started, new = time.monotonic(), [scan.name for scan in run.pool.scans if scan.name not in base.shards]
         if not new:
-            raise UsageError(f"{base.folder} has scores of all these shards.", hint="Name the new ones beside them.")
+            progress.note(f"{base.folder} has scores of all these shards: they are taken as they are.")
         _take_scores(base, request.out)
         part = _part_of(run, new, base)
         pixels = open_pixels(part.pool, run.setting, request.recipe, request.out / "pixels", progress)

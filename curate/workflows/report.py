@@ -202,7 +202,7 @@ def _growth(scored: _Scored | None) -> dict[str, Any]:
     if scored is None or scored.origin.index:
         return {}
     growth: dict[str, Any] = read_record(scored.origin.scores / SUMMARY).get("growth", {})
-    return growth
+    return growth if growth.get("samples") else {}
 
 
 def _scored(manifest: Path, head: Head, notes: list[str], *, scores: Path | None, index: Path | None) -> _Scored | None:
