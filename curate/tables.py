@@ -80,4 +80,6 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def damaged(path: Path, error: Exception) -> RunError:
     """Returns the error that says why a table cannot be read."""
     why = printable(" ".join(str(error).split())[:200])
+    if isinstance(error, FileNotFoundError):
+        return RunError(f"{path}: not there.", hint="Run the command that writes it again, or bring the whole folder.")
     return RunError(f"{path}: cannot be read ({why}).", hint="Delete it and run the same command again.")
