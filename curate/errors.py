@@ -84,6 +84,9 @@ class SampleError(Exception):
     """One bad sample: the reason is listed and counted, and the run goes on."""
 
 
+MOST_KNOWN = 40  # words that a sentence names
+
+
 def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Returns a sentence that names the closest known word, or all of them."""
     import difflib  # only for who mistypes
@@ -92,4 +95,5 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     close = difflib.get_close_matches(word.lower(), known, n=1)
     if close:
         return f"Did you mean '{close[0]}'?"
-    return f"Known: {', '.join(known)}."
+    more = f", … ({len(known):,} in all)" if len(known) > MOST_KNOWN else ""
+    return f"Known: {', '.join(known[:MOST_KNOWN])}{more}."

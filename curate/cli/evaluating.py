@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -167,7 +168,9 @@ def compare(
     ] = None,
     fn: Annotated[list[str] | None, typer.Option("--fn", help="A function; may be given again [all].")] = None,
     top: Annotated[str, typer.Option("--top", help="Overlap of so many of the highest.", metavar="F,F,…")] = "0.1,0.5",
-    epochs: Annotated[bool, typer.Option("--epochs", help="Also each traced epoch against its run's end.")] = False,
+    epochs: Annotated[
+        bool, typer.Option("--epochs", help="Also each traced epoch against its run's end and the target.")
+    ] = False,
     consensus: Annotated[
         bool, typer.Option("--consensus", help="Also how members vote: checkpoints alike, ensembles right.")
     ] = False,
@@ -195,10 +198,15 @@ def compare(
         from curate.workflows.cost import costs_of
 
         result["cost"] = costs_of(folders, names, has_target=target is not None)
+    if as_json:
+        console.show_json("compare", result)
+    else:
+        _show_compared(result, tops)
     if plot:
         _draw_agreement(plot, result)
-    if as_json:
-        return console.show_json("compare", result)
+
+
+def _show_compared(result: dict[str, Any], tops: Sequence[str]) -> None:
     rows = [
         (f"{row['fn']}: {row['a']}, {row['b']}", f"{row['n']:,}", *(_figure(row[name]) for name in CORRELATIONS),
          *(_figure(row["overlap"][one]) for one in tops))
@@ -214,21 +222,22 @@ def compare(
     if single:
         title = "Single runs against the target's: Spearman"
         console.show_table(title, ("", "pairs", "mean ± std", "under the target with itself"), single)
-    if epochs:
-        traced = [
-            (f"{r['run']}: {r['fn']}, seed {r['seed']}", str(r["epoch"]), _figure(r["spearman"]))
-            for r in result["epochs"]
-        ]
-        console.show_table("Epochs against the end", ("", "epoch", "spearman"), traced)
+    traced = [
+        (f"{r['run']}: {r['fn']}, seed {r['seed']}", str(r["epoch"]), _figure(r["spearman"]),
+         *([_figure(r["with_target"])] if "with_target" in r else []))
+        for r in result.get("epochs", [])
+    ]  # fmt: skip
+    if traced:
+        columns = ("", "epoch", "spearman with the end", "with the target")[: len(traced[0])]
+        console.show_table("Epochs", columns, traced)
     for votes in result.get("consensus", []):
         _show_consensus(votes)
-    if cost:
-        spent = [
-            (r["run"], r["proxy"], f"{r['seconds']:,.0f}", f"{r['flops']:.3g}", _figure(r["share"]))
-            for r in result["cost"]
-        ]
+    spent = [
+        (r["run"], r["proxy"], f"{r['seconds']:,.0f}", f"{r['flops']:.3g}", _figure(r["share"]))
+        for r in result.get("cost", [])
+    ]
+    if spent:
         console.show_table("Cost", ("run", "proxy", "seconds", "flops", "of the target's"), spent)
-    return None
 
 
 def _draw_agreement(plot: Path, result: dict[str, Any]) -> None:

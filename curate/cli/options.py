@@ -107,7 +107,7 @@ def check_ensemble(ensemble: str, seeds: int, checkpoints: int) -> None:
     if ensemble and (seeds > 1, checkpoints > 1) != several[ensemble]:
         raise UsageError(
             f"--ensemble {ensemble} contradicts {seeds} seeds x {checkpoints} checkpoints.",
-            hint="seeds: --seeds 2 or more; checkpoints: --checkpoints 2 or more; combined: both.",
+            hint="seeds: --set train.seeds=2 or more; checkpoints: --set train.checkpoints=2 or more; combined: both.",
         )
 
 

@@ -271,8 +271,10 @@ def prune(
     dropped = ", ".join(f"{count:,} by {reason}" for reason, count in result.dropped.items()) or "none"
     console.say(f"{result.kept:,} kept, dropped: {dropped}, {result.failed:,} failed; {result.samples:,} in all.")
     if result.cover and result.cover["radius"] is not None:
+        shares = " divided among classes in this way" if per_class or min_per_class else ""
         console.say(
-            f"cover radius: {result.cover['radius']:.6g}, at least {result.cover['lower_bound']:.6g} for any other"
+            f"cover radius: {result.cover['radius']:.6g}; at least {result.cover['lower_bound']:.6g} by any others "
+            f"beside this start{shares}"
         )
     console.say(f"manifest: {result.out}\ndigest: {result.digest}")
     console.note(f"Next: curate verify {result.out}; curate cat {result.out} {result.first_shard} | tar t")

@@ -12,7 +12,7 @@ from pathlib import Path
 from curate import durable
 from curate.errors import ManifestError, RunError, UsageError, did_you_mean
 from curate.manifest import writers
-from curate.manifest.lines import check_files, manifest_digest, read_lines, read_root
+from curate.manifest.lines import SOURCE, check_files, manifest_digest, read_lines, read_root
 from curate.manifest.schema import load_head
 from curate.manifest.sidecars import class_map
 from curate.manifest.writers import Kept
@@ -110,7 +110,8 @@ def export(folder: Path, name: str, out: Path | None, *, root: Path | None = Non
     if not lines:
         raise ManifestError(f"{folder} keeps no sample.", hint="An empty export would mislead a trainer.")
     base = (root or read_root(folder)).absolute()
-    kept = Kept(folder.absolute(), head, lines, base, moved=base != read_root(folder).absolute())
+    moved = not (folder / SOURCE).exists() or base != read_root(folder).absolute()
+    kept = Kept(folder.absolute(), head, lines, base, moved=moved)
     out = (out or Path("exports") / f"{name}-{manifest_digest(folder)[:8]}").absolute()
     with durable.building(out) as build:
         words = EXPORTS[name].write(kept, build, out)

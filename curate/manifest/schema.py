@@ -68,7 +68,9 @@ class Cover(Model):
     start_size: Count = Field(description="how many they are, those on the list of always kept included")
     partitions: Count = Field(description="1 for the exact greedy order, more for two rounds")
     radius: float | None = Field(description="largest distance of a sample to its nearest center; null without any")
-    lower_bound: float | None = Field(description="no other centers beside the start have a smaller radius than this")
+    lower_bound: float | None = Field(
+        description="no other centers beside the start, of as many a class, have a smaller radius than this"
+    )
     member_seed: Count = Field(description="of the member that the embeddings are of")
     member_epoch: Count
 

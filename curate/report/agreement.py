@@ -55,6 +55,10 @@ def _of_epochs(rows: Rows) -> list[Chart]:
         lines = _means([row for row in rows if row["fn"] == fn], "epoch", {"spearman": "{}"})
         if lines:
             charts.append(_chart(f"{fn}: Spearman of each epoch with the end of its run", lines, "epoch", factor=1))
+        held = [row for row in rows if row["fn"] == fn and "with_target" in row]
+        lines = _means(held, "epoch", {"with_target": "{}"})
+        if lines:
+            charts.append(_chart(f"{fn}: Spearman of each epoch with the target", lines, "epoch", factor=1))
     return charts
 
 

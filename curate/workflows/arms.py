@@ -63,6 +63,11 @@ def arms_of(manifests: Sequence[Path], pool: Pool, rows: Rows, labelled_K: RowAr
     return [*kept, *(_random(size, labelled_K) for size in sizes), _all(labelled_K)]
 
 
+def arm_name(manifest: Path) -> str:
+    """Returns what the results of a manifest are filed under."""
+    return f"{manifest.absolute().name}-{manifest_digest(manifest)[:8]}"
+
+
 def by_digest(manifests: Sequence[Path]) -> dict[str, Path]:
     """Returns manifests by their digests.
 
@@ -87,7 +92,7 @@ def _kept(folder: Path, pool: Pool, rows: Rows, labelled_K: RowArray, known: Map
         raise UsageError(f"{folder} keeps {what}: there is nothing to compare.", hint="Prune with another --keep.")
     digest = manifest_digest(folder)
     return Arm(
-        f"{folder.absolute().name}-{digest[:8]}", "manifest", _label(head), len(rows_K), digest,
+        arm_name(folder), "manifest", _label(head), len(rows_K), digest,
         _scored(folder, head, known), lambda seed: rows_K,
     )  # fmt: skip
 

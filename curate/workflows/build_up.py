@@ -116,7 +116,9 @@ def check(request: Request) -> None:
     outliers = parse_outliers(request.outliers)
     train = request.recipe.train
     if train.seeds * train.checkpoints < row.members:
-        raise UsageError(f"'{request.fn}' needs {row.members} members.", hint="Raise --seeds or --checkpoints.")
+        raise UsageError(
+            f"'{request.fn}' needs {row.members} members.", hint="Raise train.seeds or train.checkpoints (--set)."
+        )
     if len(keeps) < 2:
         raise UsageError("A build-up has at least two sizes.", hint="Such as --schedule 0.2,0.4,0.8.")
     if len({keep.is_fraction for keep in keeps}) > 1:

@@ -49,7 +49,7 @@ class Request:
         target: a run that the others, and their rank combination, are held against.
         fns: acquisition functions; empty for all that every run has.
         tops: fractions or counts of the highest scores whose overlap is asked for.
-        epochs: also hold every traced epoch against the end of its run.
+        epochs: also hold every traced epoch against the end of its run, and against the target's where one is named.
     """
 
     runs: Sequence[Path]
@@ -75,7 +75,8 @@ def compare(request: Request) -> dict[str, Any]:
     fns, names = _functions(request, origins), run_names(folders)
     agreement = [row for fn in fns for row in _agreement(request, names, origins, fn)]
     named = zip(names, request.runs, strict=False)  # the target has the last name
-    epochs = [row for name, folder in named for row in _epochs(name, folder, fns)] if request.epochs else []
+    target = origins[-1] if request.target else None
+    epochs = [row for name, folder in named for row in _epochs(name, folder, fns, target)] if request.epochs else []
     if request.epochs and not epochs:
         raise RunError("None of the runs has a trace.", hint="Score with --trace in another --out.")
     return {
@@ -125,7 +126,11 @@ def _agreement(request: Request, names: Sequence[str], origins: Sequence[Origin]
     if request.target:
         target = names[-1]
         if len(names) > 2:
-            rankings[COMBINATION] = Ranked(_rank_combination([rankings[name].score_N for name in names[:-1]]))
+            single = [rankings[name] for name in names[:-1]]
+            ties = [one.tie_N for one in single if one.tie_N is not None]
+            rankings[COMBINATION] = Ranked(
+                _rank_combination([one.score_N for one in single]), _rank_combination(ties) if ties else None
+            )
         pairs = [(name, target) for name in rankings if name != target]
     return [
         {"fn": fn, "a": a, "b": b, **correlations(rankings[a], rankings[b], identity_N, request.tops)} for a, b in pairs
@@ -198,9 +203,11 @@ def _of_runs(names: Sequence[str], origins: Sequence[Origin], fn: str) -> tuple[
     return rankings, common
 
 
-def _epochs(name: str, folder: Path, fns: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the rank correlation of every traced epoch with the end of the run, for each seed."""
+def _epochs(name: str, folder: Path, fns: Sequence[str], target: Origin | None) -> list[dict[str, Any]]:
+    """Returns the rank correlation of every traced epoch with the end of its run and of a target's, for each seed."""
     origin = open_origin(folder)
+    identity_N = origin.columns([]).values["identity"]
+    held = dict[str, NDArray[Any]]()  # the target's scores of the same samples
     rows = []
     for seed, epoch, path in sorted(_traced(folder)):
         traced = set(column_names(path, origin.pool))
@@ -208,12 +215,26 @@ def _epochs(name: str, folder: Path, fns: Sequence[str]) -> list[dict[str, Any]]
             # Both tables hold the same samples in the same order: those of the index that are not bad.
             epoch_N = read_columns(path, origin.pool, [fn], bad=origin.bad, null_is_nan=True).values[fn]
             end_N = origin.columns([fn], null_is_nan=True).values[fn]
-            both_N = np.isfinite(epoch_N) & np.isfinite(end_N)
-            rows.append({
-                "run": name, "fn": fn, "seed": seed, "epoch": epoch,
-                "spearman": spearman(epoch_N[both_N], end_N[both_N]),
-            })  # fmt: skip
+            row = {"run": name, "fn": fn, "seed": seed, "epoch": epoch, "spearman": _spearman(epoch_N, end_N)}
+            if target and fn not in held:
+                held[fn] = _of(target, fn, identity_N)
+            rows.append(row | ({"with_target": _spearman(epoch_N, held[fn])} if target else {}))
     return rows
+
+
+def _of(origin: Origin, fn: str, identity_N: NDArray[np.uint64]) -> NDArray[Any]:
+    """Returns a run's scores of some samples, NaN where it has none."""
+    values = origin.columns([fn], null_is_nan=True).values
+    order = np.argsort(values["identity"])
+    place_N = np.minimum(np.searchsorted(values["identity"], identity_N, sorter=order), len(order) - 1)
+    row_N = order[place_N]
+    score_N: NDArray[Any] = np.where(values["identity"][row_N] == identity_N, values[fn][row_N], np.nan)
+    return score_N
+
+
+def _spearman(a_N: NDArray[Any], b_N: NDArray[Any]) -> float:
+    both_N = np.isfinite(a_N) & np.isfinite(b_N)
+    return spearman(a_N[both_N], b_N[both_N])
 
 
 def _traced(folder: Path) -> list[tuple[int, int, Path]]:

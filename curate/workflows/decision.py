@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from curate.acquisition import ACQUISITIONS
 from curate.errors import ManifestError
 from curate.manifest.algebra import kept_mask
+from curate.manifest.iterations import ITERATIONS, iterations_of
 from curate.manifest.lines import find_line, read_lines
 from curate.manifest.origin import Origin
-from curate.manifest.schema import Selection
+from curate.manifest.schema import Selection, load_head
 from curate.pool.index import Pool
 from curate.scores import Columns
 from curate.selection.radix import Order
@@ -50,7 +51,8 @@ class Decision:
 
     Attributes:
         state: kept, dropped or failed.
-        reason: of a drop: rank, outlier, or what is known; of a failure: what was wrong.
+        reason: of a drop: rank, outlier, or what is known; of a failure: what was wrong; of what a manifest that grew
+            keeps: since which iteration.
         fn, order: what the selection went by; empty where the sample was not ranked.
         score, rank: by that, in that order.
         outliers: samples that were set aside from the top.
@@ -111,7 +113,7 @@ def decide(
     ranking = ranking_of(manifest, selection, origin, columns)
     return Decision(
         state="kept" if is_kept else "dropped",
-        reason="" if is_kept else _why_dropped(ranking, row),
+        reason=_since(manifest, shard, ordinal) if is_kept else _why_dropped(ranking, row),
         fn=selection.fn,
         order=selection.order,
         score=float(ranking.score_N[row]),
@@ -119,6 +121,17 @@ def decide(
         outliers=selection.outlier_count,
         cut=_cut(ranking, row, origin.pool),
     )
+
+
+def _since(manifest: Path, shard: str, ordinal: int) -> str:
+    """Returns since which iteration a manifest that grew keeps a sample; empty where it did not grow."""
+    head = load_head(manifest)
+    if not (manifest / ITERATIONS).exists():
+        return ""
+    place = [line.name for line in read_lines(manifest)].index(shard)
+    iteration = int(iterations_of(manifest, head)[place][ordinal])
+    is_new = iteration == head.selection.iteration
+    return f"added by iteration {iteration}" if is_new else f"in the base since iteration {iteration}"
 
 
 def sort_keys(fn: str, score_N: NDArray[Any], columns: Columns, order: Order) -> tuple[NDArray[Any], ...]:

@@ -30,7 +30,7 @@ from curate.proxy.predict import measured
 from curate.proxy.training import history_of, member_path, settled_members, train_member
 from curate.recipe import Recipe, Train
 from curate.workflows.anew import Anew, arms_anew, scores_of
-from curate.workflows.arms import ALL, Arm, arms_of, by_digest
+from curate.workflows.arms import ALL, Arm, arm_name, arms_of, by_digest
 from curate.workflows.cost import TRAIN_PASSES, selection_cost
 from curate.workflows.held_out import HeldOut, RowArray, Validate, check_others, other_shards, split, validation
 from curate.workflows.results import summarise, write_tables
@@ -190,14 +190,15 @@ def _run_missing(request: Request, cells: Sequence[Cell], ground: _Ground, progr
 
 
 def planned(request: Request) -> dict[str, Any]:
-    """Returns the table of what is on disk; what has not run has no figures. Trains nothing.
+    """Returns the table of what is on disk; of manifests and all the data also what has not run. Trains nothing.
 
     Raises:
         RunError: nothing has been evaluated there.
     """
     if not (request.out / RECORD).exists():
         raise RunError(f"{request.out} holds no evaluation.", hint="Run the same command without --dry-run.")
-    return summarise(request.out / RUNS)
+    arms = [*map(arm_name, request.manifests), ALL]
+    return summarise(request.out / RUNS, [(target, arm) for target in _targets(request) for arm in arms])
 
 
 def _of_target(recipe: Recipe) -> Recipe:
@@ -330,7 +331,7 @@ def _run_cell(request: Request, cell: Cell, ground: _Ground, progress: Progress)
         "seconds": round(sum(_seconds(work / str(member)) for member in range(request.members)), 1),
         "flops": TRAIN_PASSES * forward_flops(plan.spec) * len(rows_K) * epochs,
         "selection": selection_cost(request.scores, cell.arm.scored),
-        "device": plan.device, "threads": torch.get_num_threads(),
+        "device": plan.device, "threads": torch.get_num_threads(), "is_best": plan.train.member == "best",
     }  # fmt: skip
     if starts:
         _add_start(result, replace(cell, arm=replace(cell.arm, name=ALL)).path(request.out))

@@ -96,6 +96,10 @@ def _check(
         raise UsageError(f"--fn {fn} says where a sample is.", hint="Name the column that holds the scores.")
     if combine and fn == "random":
         raise UsageError("--combine and --fn random: there is nothing to combine in a random order.")
+    places = [folder.absolute() for folder in folders]
+    twice = next((folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), None)
+    if combine and twice:
+        raise UsageError(f"{twice} is named twice.", hint="Name each run once.")
     if combine and index and len(folders) == 1:
         raise UsageError("--combine needs several --scores where they are from elsewhere.")
     if never_learned != "first" and (index or fn != FORGETTING):

@@ -74,6 +74,8 @@ def split(run: Run, pixels: Pixels) -> tuple[RowArray, HeldOut | None]:
     if not len(train_K) or not len(val_K):
         what = "no sample to train on" if len(val_K) else "no labelled sample to measure on"
         raise UsageError(f"--val {' '.join(run.request.val)} leaves {what}.", hint="Such as --val 0.1.")
+    if run.request.within:
+        _check_learned(run, pixels.rows, train_K, f"{run.request.within} without what --val holds out")
     return train_K, HeldOut(pixels, val_K)
 
 
@@ -96,17 +98,22 @@ def _within(run: Run, rows: Rows) -> RowArray:
         return labelled_K
     check_pool(run.pool, folder, load_whole(folder))
     inside_K = np.intersect1d(labelled_K, kept_rows(folder, rows), assume_unique=True)
-    lost = np.setdiff1d(rows.label_N[labelled_K], rows.label_N[inside_K])
+    _check_learned(run, rows, inside_K, str(folder))
+    return inside_K
+
+
+def _check_learned(run: Run, rows: Rows, train_K: RowArray, what: str) -> None:
+    """A class that has no sample to train on would not be learned, and nobody would notice."""
+    lost = np.setdiff1d(rows.label_N[labelled(rows)], rows.label_N[train_K])
     if len(lost):
         names = dict(enumerate(run.pool.classes.names))
         shown = [f"'{printable(names[one])}'" if names.get(one) else str(one) for one in lost[:5].tolist()]
         more = ", …" if len(lost) > len(shown) else ""
         raise UsageError(
-            f"{folder} keeps no labelled sample of class {', '.join(shown)}{more}: it would not be learned.",
+            f"{what} keeps no labelled sample of class {', '.join(shown)}{more}: it would not be learned.",
             hint="Keep more: a larger --keep, --initial or first of --schedule, in another --out. Or choose by class, "
             "with --per-class or --min-per-class of prune, --first-per-class of build-up.",
         )
-    return inside_K
 
 
 def kept_rows(manifest: Path, rows: Rows) -> RowArray:

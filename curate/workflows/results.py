@@ -26,7 +26,8 @@ def summarise(runs: Path, wanted: Iterable[tuple[str, str]] = ()) -> dict[str, A
     Returns:
         `rows`, each with: target, arm, label, kind, samples, n, accuracy and spread of the last epoch (not the
         best one), worst_class, gain over random of the same number and loss against all the data as
-        paired differences over common seeds with their 95 % interval, seconds, selection, speed_up.
+        paired differences over common seeds with their 95 % interval, seconds, selection, and total and speed_up, which
+        are None where a manifest's selection is not known.
 
     Raises:
         RunError: a result is damaged.
@@ -86,6 +87,7 @@ def _row(target: str, arm: str, cells: dict[tuple[str, str], dict[int, Run]]) ->
         "share": samples / first["pool_samples"], "n": len(runs), "equal": first["equal"],
         "scheme": first.get("scheme", "scratch"), "anew": first.get("anew", False),
         "epochs": first["epochs"], "steps": first["steps"], "members": first["members"],
+        "is_best": first.get("is_best", False),
         "accuracy": mean, "spread": spread,
         "worst_class": sum(min(run["per_class"]) for run in runs.values()) / len(runs),
         "gain": _difference(runs, random) if first["kind"] == "manifest" else None,
@@ -113,9 +115,12 @@ def _costs(runs: dict[int, Run], seconds: float, whole: dict[int, Run]) -> dict[
         name: sum(one[name] for one in selections) / len(selections) for name in ("seconds", "flops") if selections
     }
     selection = {**selections[0], **means} if selections else None
-    total = seconds + (selection["seconds"] if selection else 0.0)
+    # What selection cost is part of it: where that is not known, neither is the total.
+    is_known = selection is not None or next(iter(runs.values()))["kind"] != "manifest"
+    total = seconds + (selection["seconds"] if selection else 0.0) if is_known else None
     return {
         "selection": selection,
+        "total": total,
         "speed_up": _mean(whole, "seconds") / total if whole and total else None,
         "selection_share": selection["flops"] / _mean(whole, "flops") if selection and whole else None,
     }
@@ -129,7 +134,7 @@ def told_apart(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 COLUMNS = (
     "trained on", "samples", "n", "accuracy", "worst class", "over random", "over all", "selection s", "target s",
-    "speed-up", "selection, % of all",
+    "total s", "speed-up", "selection, % of all",
 )  # fmt: skip
 
 
@@ -142,7 +147,8 @@ def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
         row["label"], f"{row['samples']:,}", str(row["n"]), f"{100 * row['accuracy']:.2f}{spread}",
         f"{100 * row['worst_class']:.1f}", _points(row["gain"]), _points(row["loss"]),
         f"{row['selection']['seconds']:,.0f}" if row["selection"] else "",
-        f"{row['seconds']:,.0f}", f"{row['speed_up']:.2f}" if row["speed_up"] else "",
+        f"{row['seconds']:,.0f}", f"{row['total']:,.0f}" if row.get("total") else "",
+        f"{row['speed_up']:.2f}" if row["speed_up"] else "",
         f"{100 * row['selection_share']:.1f}" if row.get("selection_share") else "",
     )  # fmt: skip
 
@@ -184,8 +190,9 @@ def title(target: str, rows: Sequence[dict[str, Any]]) -> str:
         if run.get("anew")
         else "the selections are given, each seed trains its own targets"
     )
+    when = "of the epoch that was best on --val" if run.get("is_best") else "after the last epoch"
     return (
-        f"Target {target}{votes}, equal {run['equal']}: accuracy in % on the test set after the last epoch, mean ± std "
+        f"Target {target}{votes}, equal {run['equal']}: accuracy in % on the test set {when}, mean ± std "
         f"over n seeds ({drawn}); differences in points, paired by seed, ± half of their 95 % interval; selection in % "
         "of the arithmetic of one target trained on all."
     )

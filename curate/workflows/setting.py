@@ -109,7 +109,10 @@ def check_device(device: str) -> None:
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device {device}: expected auto, cpu or cuda.")
     if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("torch finds no GPU here, and the device is cuda.", hint="Use --device cpu in another --out.")
+        raise UsageError(
+            "torch finds no GPU here, and the device is cuda.",
+            hint="Use --device cpu; what a run on a GPU left in --out goes on there alone.",
+        )
 
 
 FOR_IMAGES = {"pixels": ("size_px", "channels", "mean", "std"), "augment": (), "proxy": ("stem", "width")}

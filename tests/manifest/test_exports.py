@@ -55,6 +55,22 @@ def test_urls_lead_webdataset_to_the_kept_samples(
     assert sorted(keys_through(braced)) == expected
 
 
+def test_a_published_manifest_is_exported_by_the_folder_of_its_shards(
+    toy_manifest: Path, pool_folder: Path, tmp_path: Path
+) -> None:
+    bare = shutil.copytree(toy_manifest, tmp_path / "bare", ignore=shutil.ignore_patterns("source.json"))
+    root = ["--root", str(pool_folder)]
+    codes = {
+        name: [
+            run(["export", str(m), "--to", name, "--out", str(tmp_path / m.name / name), *root])
+            for m in (toy_manifest, bare)
+        ]
+        for name in EXPORTS
+    }
+    assert all(whole == without for whole, without in codes.values()), codes
+    assert sum(without == 0 for _, without in codes.values()) > 5
+
+
 def test_rewriting_leads_timms_and_open_clips_reader_to_the_kept_samples(
     toy_manifest: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

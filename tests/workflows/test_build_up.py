@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import TOY, png, write_tar
 
@@ -72,6 +73,16 @@ def test_members_differ_and_were_trained_on_the_manifest_before(grown: Path) -> 
         events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         assert {event["rows"] for event in events if event["event"] == "epoch"} == {SIZES[number - 1]}
         assert json.loads((folder / "summary.json").read_bytes())["trained"] == SIZES[number - 1]
+        # What training alone reveals is known of exactly the samples that the manifest before keeps.
+        tables = [pq.read_table(path) for path in sorted((folder / "tables").glob("*.parquet"))]
+        learned = {
+            (shard, ordinal)
+            for shard, table in enumerate(tables)
+            for ordinal, loss in zip(table["ordinal"].to_pylist(), table["mean_loss"].to_pylist(), strict=True)
+            if loss is not None
+        }
+        lines = list(read_lines(grown / f"iteration-{number - 1}" / "manifest"))
+        assert learned == {(n, o) for n, line in enumerate(lines) for o in np.flatnonzero(kept_mask(line)).tolist()}
 
 
 def test_the_same_can_be_done_by_hand(grown: Path, pool_folder: Path, tmp_path: Path) -> None:
@@ -186,6 +197,15 @@ def test_a_class_that_is_missing_from_the_first_subset_is_named(
     ]
     assert run(given) == 2
     assert "keeps no labelled sample of class" in capsys.readouterr().err
+
+
+def test_a_class_that_the_held_out_samples_take_away_is_named(
+    grown: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--within", str(grown / "iteration-0" / "manifest"), "--val", "0.65", "--out", str(tmp_path / "s"), *RECIPE]
+    assert run(["score", str(pool_folder), *words]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "without what --val holds out keeps no labelled sample of class" in said
 
 
 def test_a_base_of_another_pool_is_refused(

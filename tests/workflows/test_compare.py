@@ -11,6 +11,8 @@ from conftest import TOY
 from scipy import stats
 
 from curate.cli import run
+from curate.manifest.algebra import kept_mask
+from curate.manifest.lines import read_lines
 from curate.manifest.schema import load_head
 from curate.workflows import consensus
 from curate.workflows.arms import recipes_of
@@ -77,6 +79,41 @@ def test_a_target_is_held_against_runs_and_their_rank_combination(
     # Two epochs instead of three: two thirds of the training, all of the scoring.
     assert one["share"] == pytest.approx((3 * 2 * 2 + 4) / (3 * 2 * 3 + 4), rel=0.02)
     assert target["share"] == 1
+
+
+def test_the_combination_shares_with_a_target_what_prune_would_keep_by_both(
+    two_runs: tuple[Path, Path], toy_scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ties of a combined score are decided as `prune --combine rank` decides them."""
+    one, two = two_runs
+    kept = []
+    for name, words in (("c", [one, "--scores", toy_scores, "--combine", "rank"]), ("t", [two])):
+        out = tmp_path / name
+        words = ["prune", "--scores", *words, "--fn", "variation_ratio", "--keep", "12", "--out", out]
+        assert run([str(word) for word in words]) == 0
+        kept.append(np.concatenate([kept_mask(line) for line in read_lines(out)]))
+    words = [one, toy_scores, "--target", two, "--fn", "variation_ratio", "--top", "12"]
+    row = next(row for row in compared(capsys, *words)["agreement"] if row["a"] == "rank combination")
+    assert row["overlap"]["12"] == pytest.approx((kept[0] & kept[1]).sum() / 12)
+    twice = ["prune", "--scores", str(one), "--scores", str(one), "--combine", "rank", "--fn", "entropy", "--keep", "5"]
+    assert run(twice) == 2
+    assert "is named twice" in capsys.readouterr().err
+
+
+def test_epochs_are_held_against_the_target(
+    two_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Coleman et al. 2020, figures 9 and 10: from which epoch on a proxy ranks as the target does."""
+    one, two = two_runs
+    words = [one, "--target", two, "--fn", "entropy", "--epochs", "--plot", tmp_path / "epochs.svg"]
+    rows = compared(capsys, *words)["epochs"]
+    assert [(row["seed"], row["epoch"]) for row in rows] == [
+        (s, e) for s in (0, 1) for e in sorted({r["epoch"] for r in rows})
+    ]
+    traced = [pq.read_table(p) for p in sorted((one / "trace" / "seed-000" / "epoch-001" / "tables").glob("*.parquet"))]
+    first_N = np.concatenate([table["entropy"].to_numpy() for table in traced])
+    assert rows[0]["with_target"] == pytest.approx(stats.spearmanr(first_N, column(two, "entropy"))[0], abs=1e-6)
+    assert "Spearman of each epoch with the target" in (tmp_path / "epochs.svg").read_text()
 
 
 def test_single_runs_are_held_against_the_targets_own(

@@ -227,7 +227,8 @@ def test_what_build_up_cost_is_the_cost_of_all_its_rounds(
     assert shown(capsys)["rows"][0]["selection"]["flops"] == one + two
     out = tmp_path / "less"
     assert run(["evaluate", manifests[1], *given[:2], "--out", str(out), *more]) == 0
-    assert shown(capsys)["rows"][0]["selection"] is None
+    row = shown(capsys)["rows"][0]
+    assert (row["selection"], row["total"], row["speed_up"]) == (None, None, None)
 
 
 def test_what_has_run_is_not_run_again_and_new_runs_join(
@@ -245,6 +246,9 @@ def test_what_has_run_is_not_run_again_and_new_runs_join(
     text = capsys.readouterr().out
     assert "Target convnet3" in text
     assert "Target preact_resnet20" in text
+    capsys.readouterr()
+    assert evaluate(toy_manifest, test_folder, out, "--target", "resnet10", "--dry-run", "--md") == 0
+    assert "Target resnet10: not run." in capsys.readouterr().out
 
 
 def test_equal_steps_train_the_subset_for_more_epochs(

@@ -121,6 +121,22 @@ def test_a_manifest_that_grew_from_another_says_so(
         assert ("base manifest" in decision["reason"], decision["cut"]) == (key not in kept, None)  # type: ignore[index]
 
 
+def test_what_a_manifest_brought_from_its_base_says_since_when(
+    toy_scores: Path, tmp_path: Path, pool_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, grown = tmp_path / "base", tmp_path / "grown"
+    words = ["prune", "--scores", str(toy_scores), "--fn", "random"]
+    assert run([*words, "--keep", "6", "--out", str(base)]) == 0
+    words[-1] = "entropy"
+    assert run([*words, "--keep", "12", "--base", str(base), "--out", str(grown)]) == 0
+    before, now = kept_keys(base, pool_folder), kept_keys(grown, pool_folder)
+    for key, said in (
+        (sorted(before)[0], "in the base since iteration 0"),
+        (sorted({*now} - {*before})[0], "added by iteration 1"),
+    ):
+        assert explained(capsys, key, "--manifest", str(grown))["decision"]["reason"] == said  # type: ignore[index]
+
+
 def test_scores_that_changed_since_are_refused(
     toy_manifest: Path, toy_scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
