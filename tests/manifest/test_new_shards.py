@@ -114,7 +114,10 @@ def test_a_process_that_is_killed_is_said(toy_manifest: Path, tmp_path: Path) ->
 def begun(many: Path, out: Path) -> subprocess.Popen[str]:
     """Starts the command; returns it when its processes write."""
     command = [sys.executable, "-m", "curate", "materialize", str(many / "manifest"), str(out), "--shards", "4000"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as a shell does in the foreground
+    )  # fmt: skip
     while not list(out.glob("*.tar")) and process.poll() is None:
         time.sleep(0.002)
     return process

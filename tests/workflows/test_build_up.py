@@ -202,7 +202,15 @@ def test_a_class_that_is_missing_from_the_first_subset_is_named(
 def test_a_class_that_the_held_out_samples_take_away_is_named(
     grown: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--within", str(grown / "iteration-0" / "manifest"), "--val", "0.65", "--out", str(tmp_path / "s"), *RECIPE]
+    words = [
+        "--within",
+        str(grown / "iteration-0" / "manifest"),
+        "--val",
+        "0.65",
+        "--out",
+        str(tmp_path / "s"),
+        *RECIPE,
+    ]
     assert run(["score", str(pool_folder), *words]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "without what --val holds out keeps no labelled sample of class" in said
