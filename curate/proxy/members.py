@@ -97,7 +97,10 @@ def _named(plan: Plan) -> str:
 
 
 def _unreadable(path: Path, error: Exception) -> RunError:
-    return RunError(f"{path}: cannot be read as a member ({error}).", hint="Delete it and score again.")
+    why, hint = getattr(error, "message", error), "Bring it whole."
+    if path.parent.name.startswith("seed-"):
+        hint = f"Bring it whole, or delete {path.parent} and run the same command again: that seed is trained anew."
+    return RunError(f"{path}: cannot be read as a member ({why}).", hint=hint)
 
 
 def _fill(model: nn.Module, path: Path, plan: Plan) -> None:

@@ -27,7 +27,7 @@ from curate.selection.quotas import ClassRule
 from curate.workflows import prune as pruning
 from curate.workflows.held_out import check_others
 from curate.workflows.run import Request as RunRequest
-from curate.workflows.run import open_run
+from curate.workflows.run import open_run, settled_if_accepted
 from curate.workflows.score import score
 from curate.workflows.setting import open_pixels
 
@@ -78,8 +78,9 @@ def build_up(request: Request, progress: Progress | None = None) -> list[dict[st
     progress = progress or Silent()
     check(request)
     with durable.lock(request.out):
-        run = open_run(_run_request(request, request.out), progress)
-        check_fits(run.plan.spec)
+        with settled_if_accepted(request.out):
+            run = open_run(_run_request(request, request.out), progress)
+            check_fits(run.plan.spec)
         check_others(run)
         _check_record(request)
         # Decoded once, for all iterations; who cannot be decoded is never drawn.

@@ -35,7 +35,7 @@ from curate.workflows.cost import TRAIN_PASSES, selection_cost
 from curate.workflows.held_out import HeldOut, RowArray, Validate, check_others, other_shards, split, validation
 from curate.workflows.results import summarise, write_tables
 from curate.workflows.run import Request as RunRequest
-from curate.workflows.run import Run, open_run
+from curate.workflows.run import Run, open_run, settled_if_accepted
 from curate.workflows.setting import open_pixels, plan_for
 from curate.workflows.sharing import Alone, alone_in, claimed
 
@@ -149,10 +149,11 @@ def _evaluated(request: Request, progress: Progress, alone: Alone) -> dict[str, 
     """Evaluates; what is written for all runs, and the tables, while no other process does so (`alone`)."""
     with alone():
         recipe = _of_target(request.recipe)
-        run = open_run(_run_request(request, recipe), progress)
-        plans = {name: _plan(run, recipe, name) for name in _targets(request)}
-        for plan in plans.values():
-            check_fits(plan.spec)
+        with settled_if_accepted(request.out):
+            run = open_run(_run_request(request, recipe), progress)
+            plans = {name: _plan(run, recipe, name) for name in _targets(request)}
+            for plan in plans.values():
+                check_fits(plan.spec)
         _check_record(request, run, check_others(run))
         _check_reading(run, list(plans))
         on_disk = _decoded(request, run, plans, progress) if run.setting.store == "disk" else None

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -172,6 +173,18 @@ def open_run(request: Request, progress: Progress) -> Run:
     if not (request.out / RUN).exists():
         write_record(request.out / RUN, record)
     return Run(request, pool, setting, plan, progress, given)
+
+
+@contextmanager
+def settled_if_accepted(out: Path) -> Iterator[None]:
+    """A run that is refused before its work settles nothing: its folder takes other settings."""
+    is_new = not (out / RUN).exists()
+    try:
+        yield
+    except UsageError:
+        if is_new:
+            (out / RUN).unlink(missing_ok=True)
+        raise
 
 
 def given_members(request: Request) -> Given | None:

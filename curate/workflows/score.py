@@ -40,7 +40,7 @@ from curate.tables import damaged
 from curate.workflows.consensus import vote_column
 from curate.workflows.embed import embed
 from curate.workflows.held_out import HeldOut, check_others, other_shards
-from curate.workflows.run import Request, Run, described, open_run
+from curate.workflows.run import Request, Run, described, open_run, settled_if_accepted
 from curate.workflows.setting import open_pixels
 from curate.workflows.train import train_seeds
 
@@ -62,12 +62,13 @@ def score(request: Request, progress: Progress | None = None, *, pixels: Pixels 
     """
     progress = progress or Silent()
     with durable.lock(request.out):
-        run = open_run(request, progress)
+        with settled_if_accepted(request.out):
+            run = open_run(request, progress)
+            check_fits(run.plan.spec)
         run.log(event="start", setting=run.setting.record())
         progress.note(described(run))
         check_others(run)
         started = time.monotonic()
-        check_fits(run.plan.spec)
         pixels = pixels or open_pixels(run.pool, run.setting, run.request.recipe, request.out / "pixels", progress)
         pixels.rows = with_labels_of(run.pool, pixels.rows)
         bad = [BadSample(*sample) for sample in bad_samples(run.pool)]

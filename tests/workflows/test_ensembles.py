@@ -35,7 +35,12 @@ def test_a_member_that_does_not_load_is_named(
     member = out / "members" / "seed-001" / "epoch-002.safetensors"
     member.write_bytes(member.read_bytes()[:1000])
     assert run(["score", str(pool_folder), "--out", str(out), *TOY]) == 1
-    assert "seed-001/epoch-002.safetensors: cannot be read as a member" in capsys.readouterr().err
+    assert "seed-001/epoch-002.safetensors: cannot be read as a member" in (said := capsys.readouterr().err)
+    assert f"delete {member.parent}" in " ".join(said.split())
+    shutil.rmtree(member.parent)  # as it says
+    assert run(["score", str(pool_folder), "--out", str(out), *TOY]) == 0
+    for path in (toy_scores / "tables").iterdir():
+        assert (out / "tables" / path.name).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -462,6 +462,8 @@ def test_a_target_that_does_not_fit_is_refused_before_anything_is_trained(
     assert said in capsys.readouterr().err
     assert not (tmp_path / "e" / "pixels").exists()
     assert not (tmp_path / "e" / "work").exists()
+    # What was refused settles nothing: another recipe may have the folder.
+    assert evaluate(toy_manifest, test_folder, tmp_path / "e", "--seeds", "1", "--set", "train.epochs=1") == 0
 
 
 def test_an_evaluation_whose_time_is_up_goes_on(
