@@ -17,7 +17,7 @@ from curate.errors import UsageError
 from curate.manifest.origin import Origin, open_origin
 from curate.scores import RUN, SUMMARY, VOTE, VOTES, read_columns, read_record
 
-VoteArray = NDArray[np.int64]
+VoteArray = NDArray[np.integer[Any]]
 CELLS = 1 << 24  # counted at a time: 64 MB
 TRAINED = "mean_loss"  # has a value for just those samples that were trained on
 
@@ -41,7 +41,7 @@ def consensus(folder: Path) -> dict[str, Any]:
     if not names:
         raise UsageError(f"{folder} keeps no votes.", hint="Score with score.votes = true in another --out.")
     columns = read_columns(folder / VOTES, origin.pool, names, bad=origin.bad)
-    votes = {name: columns.values[name].astype(np.int64) for name in names}
+    votes: dict[str, VoteArray] = {name: columns.values[name] for name in names}  # as narrow as they were written
     seeds = {seed: [name for name in names if name.startswith(f"{VOTE}{seed}/")] for seed in _seeds(names)}
     checkpoints = [row for seed, own in seeds.items() for row in _checkpoints(seed, [votes[name] for name in own])]
     return {"checkpoints": checkpoints, "ensembles": _ensembles(origin, votes, list(seeds.values()))}
