@@ -175,9 +175,10 @@ def test_manifests_are_labelled_by_all_that_made_them(
 ) -> None:
     """What is no plain fraction of one score is no point of a curve; two that only lie apart are told apart by name."""
     scores = ["--scores", str(toy_scores)]
+    other = ["--scores", str(shutil.copytree(toy_scores, tmp_path / "other"))]
     makers = {
         "plain": scores, "equal": [*scores, "--per-class", "equal"],
-        "rank": [*scores, *scores, "--combine", "rank"], "least": [*scores, "--min-per-class", "2"],
+        "rank": [*scores, *other, "--combine", "rank"], "least": [*scores, "--min-per-class", "2"],
     }  # fmt: skip
     folders = [tmp_path / name for name in makers]
     for folder, words in zip(folders, makers.values(), strict=True):
