@@ -52,13 +52,10 @@ def _of_functions(rows: Rows, fns: Sequence[str]) -> list[Chart]:
 def _of_epochs(rows: Rows) -> list[Chart]:
     charts = []
     for fn in dict.fromkeys(row["fn"] for row in rows):
-        lines = _means([row for row in rows if row["fn"] == fn], "epoch", {"spearman": "{}"})
-        if lines:
-            charts.append(_chart(f"{fn}: Spearman of each epoch with the end of its run", lines, "epoch", factor=1))
-        held = [row for row in rows if row["fn"] == fn and "with_target" in row]
-        lines = _means(held, "epoch", {"with_target": "{}"})
-        if lines:
-            charts.append(_chart(f"{fn}: Spearman of each epoch with the target", lines, "epoch", factor=1))
+        for value, what in (("spearman", "the end of its run"), ("with_target", "the target")):
+            lines = _means([row for row in rows if row["fn"] == fn and value in row], "epoch", {value: "{}"})
+            if lines:
+                charts.append(_chart(f"{fn}: Spearman of each epoch with {what}", lines, "epoch", factor=1))
     return charts
 
 

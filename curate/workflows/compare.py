@@ -22,7 +22,8 @@ from curate.scores import RUN, SUMMARY, column_names, read_columns, read_record
 from curate.selection.budget import parse_keep
 from curate.selection.combine import combined
 from curate.statistics import kendall, pearson, spearman, top_overlap
-from curate.workflows.single_runs import single_runs
+from curate.workflows.gather import check_named_once
+from curate.workflows.single_runs import single_runs, spearman_of_both
 
 TRACE = "trace"
 COMBINATION = "rank combination"
@@ -66,7 +67,7 @@ def compare(request: Request) -> dict[str, Any]:
         UsageError: an unknown function, one run without the scores of single seeds.
         ScoreError: runs of different pools, a function that a run has not.
 
-    Cost: O(N log N) for each function and pair; one function in memory at a time.
+    Cost: O(N log N) for each function and pair; one function in memory at a time, of epochs those that are traced.
     """
     folders = [*request.runs, *([request.target] if request.target else [])]
     origins = [open_origin(folder) for folder in folders]
@@ -108,11 +109,8 @@ def run_names(folders: Sequence[Path]) -> list[str]:
     Raises:
         UsageError: one run twice.
     """
-    places = [folder.absolute() for folder in folders]
-    for number, place in enumerate(places):
-        if place in places[:number]:
-            raise UsageError(f"{folders[number]} is named twice.", hint="Name each run once.")
-    names = [place.name for place in places]
+    check_named_once(folders)
+    names = [folder.absolute().name for folder in folders]
     return [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
 
 
@@ -206,35 +204,24 @@ def _of_runs(names: Sequence[str], origins: Sequence[Origin], fn: str) -> tuple[
 def _epochs(name: str, folder: Path, fns: Sequence[str], target: Origin | None) -> list[dict[str, Any]]:
     """Returns the rank correlation of every traced epoch with the end of its run and of a target's, for each seed."""
     origin = open_origin(folder)
-    identity_N = origin.columns([]).values["identity"]
-    held = dict[str, NDArray[Any]]()  # the target's scores of the same samples
-    rows = []
+    if target:
+        own_N, other_N = (one.columns([]).values["identity"] for one in (origin, target))
+        _, own_K, target_K = np.intersect1d(own_N, other_N, assume_unique=True, return_indices=True)
+    rows, ends, held = [], dict[str, NDArray[Any]](), dict[str, NDArray[Any]]()
     for seed, epoch, path in sorted(_traced(folder)):
         traced = set(column_names(path, origin.pool))
         for fn in [fn for fn in fns if fn in traced]:
             # Both tables hold the same samples in the same order: those of the index that are not bad.
             epoch_N = read_columns(path, origin.pool, [fn], bad=origin.bad, null_is_nan=True).values[fn]
-            end_N = origin.columns([fn], null_is_nan=True).values[fn]
-            row = {"run": name, "fn": fn, "seed": seed, "epoch": epoch, "spearman": _spearman(epoch_N, end_N)}
-            if target and fn not in held:
-                held[fn] = _of(target, fn, identity_N)
-            rows.append(row | ({"with_target": _spearman(epoch_N, held[fn])} if target else {}))
+            if fn not in ends:
+                ends[fn] = origin.columns([fn], null_is_nan=True).values[fn]
+            row = {"run": name, "fn": fn, "seed": seed, "epoch": epoch, "spearman": spearman_of_both(epoch_N, ends[fn])}
+            if target:
+                if fn not in held:
+                    held[fn] = target.columns([fn], null_is_nan=True).values[fn][target_K]
+                row["with_target"] = spearman_of_both(epoch_N[own_K], held[fn])
+            rows.append(row)
     return rows
-
-
-def _of(origin: Origin, fn: str, identity_N: NDArray[np.uint64]) -> NDArray[Any]:
-    """Returns a run's scores of some samples, NaN where it has none."""
-    values = origin.columns([fn], null_is_nan=True).values
-    order = np.argsort(values["identity"])
-    place_N = np.minimum(np.searchsorted(values["identity"], identity_N, sorter=order), len(order) - 1)
-    row_N = order[place_N]
-    score_N: NDArray[Any] = np.where(values["identity"][row_N] == identity_N, values[fn][row_N], np.nan)
-    return score_N
-
-
-def _spearman(a_N: NDArray[Any], b_N: NDArray[Any]) -> float:
-    both_N = np.isfinite(a_N) & np.isfinite(b_N)
-    return spearman(a_N[both_N], b_N[both_N])
 
 
 def _traced(folder: Path) -> list[tuple[int, int, Path]]:

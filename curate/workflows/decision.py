@@ -125,9 +125,9 @@ def decide(
 
 def _since(manifest: Path, shard: str, ordinal: int) -> str:
     """Returns since which iteration a manifest that grew keeps a sample; empty where it did not grow."""
-    head = load_head(manifest)
     if not (manifest / ITERATIONS).exists():
         return ""
+    head = load_head(manifest)
     place = [line.name for line in read_lines(manifest)].index(shard)
     iteration = int(iterations_of(manifest, head)[place][ordinal])
     is_new = iteration == head.selection.iteration

@@ -96,14 +96,24 @@ def _check(
         raise UsageError(f"--fn {fn} says where a sample is.", hint="Name the column that holds the scores.")
     if combine and fn == "random":
         raise UsageError("--combine and --fn random: there is nothing to combine in a random order.")
-    places = [folder.absolute() for folder in folders]
-    twice = next((folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), None)
-    if combine and twice:
-        raise UsageError(f"{twice} is named twice.", hint="Name each run once.")
+    if combine:
+        check_named_once(folders)
     if combine and index and len(folders) == 1:
         raise UsageError("--combine needs several --scores where they are from elsewhere.")
     if never_learned != "first" and (index or fn != FORGETTING):
         raise UsageError(f"--never-learned {never_learned} is for --fn {FORGETTING}.", hint="Leave it out.")
+
+
+def check_named_once(runs: Sequence[Path]) -> None:
+    """Refuses one run twice.
+
+    Raises:
+        UsageError: naming it.
+    """
+    places = [run.absolute() for run in runs]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            raise UsageError(f"{runs[number]} is named twice.", hint="Name each run once.")
 
 
 def _own(folder: Path, fn: str, one: int | None, *, never_learned: NeverLearned, seed: int, with_keys: bool) -> Scores:

@@ -74,7 +74,7 @@ def _aligned(origins: Sequence[Origin], columns: Sequence[Sequence[str]]) -> lis
 
 
 def _row(fn: str, name: str, pairs: Iterable[tuple[FloatArray, FloatArray]], own: float | None) -> dict[str, Any]:
-    values = [_spearman(a_N, b_N) for a_N, b_N in pairs]
+    values = [spearman_of_both(a_N, b_N) for a_N, b_N in pairs]
     # Of scores that are all alike there is no correlation, and none of the mean.
     mean, spread = mean_and_spread(values) if np.isfinite(values).all() else (np.nan, None)
     return {
@@ -83,6 +83,7 @@ def _row(fn: str, name: str, pairs: Iterable[tuple[FloatArray, FloatArray]], own
     }  # fmt: skip
 
 
-def _spearman(a_N: FloatArray, b_N: FloatArray) -> float:
+def spearman_of_both(a_N: NDArray[Any], b_N: NDArray[Any]) -> float:
+    """Returns the rank correlation of the samples that have both scores."""
     both_N = np.isfinite(a_N) & np.isfinite(b_N)
     return spearman(a_N[both_N], b_N[both_N])
