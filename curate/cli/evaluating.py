@@ -163,41 +163,46 @@ def _draw_curve(out: Path, rows: list[dict[str, Any]]) -> None:
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of score; of one, its seeds.")],
     target: Annotated[
-        Path | None,
-        typer.Option("--target", help="Hold the runs, and them combined, against it.", metavar="RUN"),
+        list[Path] | None,
+        typer.Option(
+            "--target", help="Hold the runs, and them combined, against it; may be given again.", metavar="RUN"
+        ),
     ] = None,
-    fn: Annotated[list[str] | None, typer.Option("--fn", help="A function; may be given again [all].")] = None,
+    fn: Annotated[
+        list[str] | None, typer.Option("--fn", help="A function, or k_centers; may be given again [all functions].")
+    ] = None,
     top: Annotated[str, typer.Option("--top", help="Overlap of so many of the highest.", metavar="F,F,…")] = "0.1,0.5",
     epochs: Annotated[
-        bool, typer.Option("--epochs", help="Also each traced epoch against its run's end and the target.")
+        bool, typer.Option("--epochs", help="Also each traced epoch against its run's end and the targets'.")
     ] = False,
     consensus: Annotated[
         bool, typer.Option("--consensus", help="Also how members vote: checkpoints alike, ensembles right.")
     ] = False,
-    cost: Annotated[bool, typer.Option("--cost", help="Also what each run cost, against the target's.")] = False,
+    cost: Annotated[bool, typer.Option("--cost", help="Also what each run cost, against the first target's.")] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw it: .svg or .html.", metavar="FILE")] = None,
     as_json: Json = False,
 ) -> None:
     """Say how alike runs, proxies, seeds or epochs rank a pool."""
-    from curate.workflows.compare import Request, keeps_seeds, run_names
+    from curate.workflows.compare import Request, run_names
     from curate.workflows.compare import compare as work
+    from curate.workflows.rankings import keeps_seeds
 
     if plot and plot.suffix not in (".svg", ".html"):
         raise UsageError(f"--plot {plot}: expected .svg or .html.")
-    tops = tuple(top.split(","))
-    folders = [*runs, *([target] if target else [])]
+    tops, targets = tuple(top.split(",")), target or []
+    folders = [*runs, *targets]
     names = run_names(folders)
-    is_alone = (consensus or cost) and len(runs) == 1 and target is None and not keeps_seeds(runs[0])
-    result: dict[str, Any] = {} if is_alone else work(Request(runs, target, fn or (), tops, epochs=epochs))
+    is_alone = (consensus or cost) and len(folders) == 1 and not keeps_seeds(runs[0])
+    result: dict[str, Any] = {} if is_alone else work(Request(runs, targets, fn or (), tops, epochs=epochs))
     if consensus:
         from curate.workflows.consensus import consensus as count_votes
 
-        named = zip(names, runs, strict=False)  # the target has the last name
+        named = zip(names, runs, strict=False)  # targets have the last names
         result["consensus"] = [{"run": name, **count_votes(folder)} for name, folder in named]
     if cost:
         from curate.workflows.cost import costs_of
 
-        result["cost"] = costs_of(folders, names, has_target=target is not None)
+        result["cost"] = costs_of(folders, names, target=names[len(runs)] if targets else None)
     if as_json:
         console.show_json("compare", result)
     else:
@@ -207,29 +212,32 @@ def compare(
 
 
 def _show_compared(result: dict[str, Any], tops: Sequence[str]) -> None:
+    columns = (*CORRELATIONS, *(f"top {one}" for one in tops))
+
+    def figures(row: dict[str, Any]) -> list[str]:
+        return [_figure(value) for value in (*(row[name] for name in CORRELATIONS), *map(row["overlap"].get, tops))]
+
     rows = [
-        (f"{row['fn']}: {row['a']}, {row['b']}", f"{row['n']:,}", *(_figure(row[name]) for name in CORRELATIONS),
-         *(_figure(row["overlap"][one]) for one in tops))
-        for row in result.get("agreement", [])
-    ]  # fmt: skip
+        (f"{row['fn']}: {row['a']}, {row['b']}", f"{row['n']:,}", *figures(row)) for row in result.get("agreement", [])
+    ]
     if rows:
-        console.show_table("Agreement", ("", "samples", *CORRELATIONS, *(f"top {one}" for one in tops)), rows)
+        console.show_table("Agreement", ("", "samples", *columns), rows)
     single = [
-        (f"{r['fn']}: {r['run']}" + (" with itself" if r["is_target"] else ""), str(r["pairs"]),
-         f"{_figure(r['spearman'])} ± {_figure(r['spread'])}", _figure(r["gap"]))
+        (f"{r['fn']}: {r['run']}" + (" with itself" if r["is_target"] else ""), str(r["pairs"]), _figure(r["spread"]),
+         _figure(r["gap"]), *figures(r))
         for r in result.get("single_runs", [])
     ]  # fmt: skip
     if single:
-        title = "Single runs against the target's: Spearman"
-        console.show_table(title, ("", "pairs", "mean ± std", "under the target with itself"), single)
+        title = "Single runs against the target's: means over pairs"
+        head = ("", "pairs", "spearman's std", "under the target with itself", *columns)
+        console.show_table(title, head, single)
     traced = [
-        (f"{r['run']}: {r['fn']}, seed {r['seed']}", str(r["epoch"]), _figure(r["spearman"]),
-         *([_figure(r["with_target"])] if "with_target" in r else []))
+        (f"{r['run']}: {r['fn']}, seed {r['seed']}", str(r["epoch"]),
+         "its end" if r["with"] == r["run"] else r["with"], *figures(r))
         for r in result.get("epochs", [])
     ]  # fmt: skip
     if traced:
-        columns = ("", "epoch", "spearman with the end", "with the target")[: len(traced[0])]
-        console.show_table("Epochs", columns, traced)
+        console.show_table("Epochs", ("", "epoch", "with", *columns), traced)
     for votes in result.get("consensus", []):
         _show_consensus(votes)
     spent = [

@@ -52,9 +52,11 @@ def _of_functions(rows: Rows, fns: Sequence[str]) -> list[Chart]:
 def _of_epochs(rows: Rows) -> list[Chart]:
     charts = []
     for fn in dict.fromkeys(row["fn"] for row in rows):
-        for value, what in (("spearman", "the end of its run"), ("with_target", "the target")):
-            lines = _means([row for row in rows if row["fn"] == fn and value in row], "epoch", {value: "{}"})
-            if lines:
+        parts: dict[str, list[dict[str, Any]]] = {}
+        for row in [row for row in rows if row["fn"] == fn]:
+            parts.setdefault("the end of its run" if row["with"] == row["run"] else row["with"], []).append(row)
+        for what, part in parts.items():
+            if lines := _means(part, "epoch", {"spearman": "{}"}):
                 charts.append(_chart(f"{fn}: Spearman of each epoch with {what}", lines, "epoch", factor=1))
     return charts
 

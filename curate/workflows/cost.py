@@ -62,10 +62,10 @@ def selection_cost(runs: Sequence[Path], scored: Sequence[tuple[str, str | None]
     return {**costs[0], **{name: sum(cost[name] for cost in costs) for name in ("seconds", "flops")}}
 
 
-def costs_of(folders: Sequence[Path], names: Sequence[str], *, has_target: bool) -> list[dict[str, Any]]:
-    """Returns what each run cost, and the share of the arithmetic of the last one, if that is a target."""
+def costs_of(folders: Sequence[Path], names: Sequence[str], *, target: str | None) -> list[dict[str, Any]]:
+    """Returns what each run cost, and its share of the arithmetic of one that is a target, if there is one."""
     costs = [{"run": name, **cost_of(folder)} for name, folder in zip(names, folders, strict=True)]
-    whole = costs[-1]["flops"] if has_target else None
+    whole = next((cost["flops"] for cost in costs if cost["run"] == target), None)
     return [{**cost, "share": cost["flops"] / whole if whole else None} for cost in costs]
 
 

@@ -5,85 +5,60 @@ Source: Coleman et al. 2020, figure 5: a proxy is held against the target's own 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import reduce
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from curate.manifest.origin import Origin
-from curate.scores import SUMMARY, column_names, read_record
-from curate.statistics import mean_and_spread, spearman
+from curate.statistics import mean_and_spread
+from curate.workflows.rankings import CORRELATIONS, Ranking, aligned, correlations, single_rankings
 
-FloatArray = NDArray[np.float64]
+TARGETS = "targets"
 
 
-def single_runs(names: Sequence[str], origins: Sequence[Origin], fns: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns for each function how single runs rank: {fn, run, is_target, pairs, spearman, spread, gap}.
+def single_runs(
+    fn: str, origins: Mapping[str, Origin], rankings: Mapping[str, Ranking], targets: Sequence[str], tops: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Returns how single runs rank by a function.
 
-    `gap` is what a run lacks to the target's own correlation from run to run. Without several runs of the
-    target (`score --seeds 2 --per-seed`) there is nothing to hold against, and no row.
+    A row is {fn, run, is_target, pairs, spearman, spread, gap, pearson, kendall, overlap}: means over pairs of runs,
+    the spread that of Spearman's correlation. `gap` is what a run lacks in it to the target's own correlation from run
+    to run. Without several runs of the target (`score --seeds 2 --per-seed`, or several targets) there is nothing to
+    hold against, and no row.
 
     Args:
-        names: of the runs.
-        origins: the runs, the target last; of one with several seeds only those that keep each seed's scores.
-        fns: acquisition functions.
+        fn: an acquisition function, or k_centers.
+        origins: the runs by name; of one with several seeds only those that keep each seed's scores.
+        rankings: of each run, all its seeds together.
+        targets: which of the runs are targets; what several of them have counts as that of one.
+        tops: fractions or counts of the highest scores whose overlap is asked for.
 
-    Cost: one correlation a pair of runs, O(N log N) each.
+    Cost: three correlations a pair of runs, O(N log² N) each.
     """
-    rows = []
-    for fn in fns:
-        columns = [_columns(origin, fn) for origin in origins]
-        if len(columns[-1]) < 2:
-            continue
-        *others, target = _aligned(origins, columns)
-        own = _row(fn, names[-1], combinations(target, 2), None)
-        for name, runs in zip(names, others, strict=False):
-            if runs:
-                rows.append(_row(fn, name, product(runs, target), own["spearman"]))
-        rows.append({**own, "is_target": True})
-    return rows
+    named = [(name, one) for name, run in origins.items() for one in single_rankings(run, fn, rankings[name])]
+    runs: dict[str, list[Ranking]] = {name: [] for name in origins}
+    for (name, _), one in zip(named, aligned([one for _, one in named]), strict=True):
+        runs[name].append(one)
+    target = [one for name in targets for one in runs.pop(name)]
+    if len(target) < 2:
+        return []
+    own = _row(fn, targets[0] if len(targets) == 1 else TARGETS, combinations(target, 2), tops, None)
+    rows = [_row(fn, name, product(other, target), tops, own["spearman"]) for name, other in runs.items() if other]
+    return [*rows, {**own, "is_target": True}]
 
 
-def _columns(origin: Origin, fn: str) -> list[str]:
-    """Returns the columns that hold what single seeds score."""
-    seeds = sorted({member["seed"] for member in read_record(origin.scores / SUMMARY)["members"]})
-    known = column_names(origin.scores, origin.pool)
-    wanted = [fn] if len(seeds) == 1 else [f"{fn}@{seed}" for seed in seeds]
-    return wanted if set(wanted) <= set(known) else []
-
-
-def _aligned(origins: Sequence[Origin], columns: Sequence[Sequence[str]]) -> list[list[FloatArray]]:
-    """Returns the scores of the samples that all runs have scored, in one order."""
-    parts = [
-        origin.columns(names, null_is_nan=True).values if names else None
-        for origin, names in zip(origins, columns, strict=True)
-    ]
-    common = reduce(np.intersect1d, [part["identity"] for part in parts if part is not None])
-    aligned = []
-    for part, names in zip(parts, columns, strict=True):
-        if part is None:
-            aligned.append(list[FloatArray]())
-            continue
-        order = np.argsort(part["identity"])
-        rows = order[np.searchsorted(part["identity"], common, sorter=order)]
-        aligned.append([part[name][rows].astype(np.float64) for name in names])
-    return aligned
-
-
-def _row(fn: str, name: str, pairs: Iterable[tuple[FloatArray, FloatArray]], own: float | None) -> dict[str, Any]:
-    values = [spearman_of_both(a_N, b_N) for a_N, b_N in pairs]
+def _row(
+    fn: str, name: str, pairs: Iterable[tuple[Ranking, Ranking]], tops: Sequence[str], own: float | None
+) -> dict[str, Any]:
+    found = [correlations(a, b, tops) for a, b in pairs]
     # Of scores that are all alike there is no correlation, and none of the mean.
-    mean, spread = mean_and_spread(values) if np.isfinite(values).all() else (np.nan, None)
+    means = {name: float(np.mean([one[name] for one in found])) for name in CORRELATIONS}
+    is_known = means["spearman"] == means["spearman"]
+    spread = mean_and_spread([one["spearman"] for one in found])[1] if is_known else None
     return {
-        "fn": fn, "run": name, "is_target": False, "pairs": len(values), "spearman": mean, "spread": spread or 0.0,
-        "gap": None if own is None else own - mean,
+        "fn": fn, "run": name, "is_target": False, "pairs": len(found), **means, "spread": spread or 0.0,
+        "gap": None if own is None else own - means["spearman"],
+        "overlap": {top: float(np.mean([one["overlap"][top] for one in found])) for top in tops},
     }  # fmt: skip
-
-
-def spearman_of_both(a_N: NDArray[Any], b_N: NDArray[Any]) -> float:
-    """Returns the rank correlation of the samples that have both scores."""
-    both_N = np.isfinite(a_N) & np.isfinite(b_N)
-    return spearman(a_N[both_N], b_N[both_N])

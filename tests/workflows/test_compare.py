@@ -81,6 +81,63 @@ def test_a_target_is_held_against_runs_and_their_rank_combination(
     assert target["share"] == 1
 
 
+def test_several_targets_are_held_against_each_other_too(
+    two_runs: tuple[Path, Path], toy_scores: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The slides' figure 3: proxies, their rank combination and several targets; what targets have counts as one's."""
+    one, two = two_runs
+    three = tmp_path / "three"
+    words = ["--out", str(three), *SMALL, "--seeds", "1", "--set", "train.seed=20"]
+    assert run(["score", str(pool_folder), *words]) == 0
+    words = [one, toy_scores, "--target", two, "--target", three, "--fn", "entropy", "--cost"]
+    found = compared(capsys, *words)
+    assert [(row["a"], row["b"]) for row in found["agreement"]] == [
+        ("one", "two"), ("one", "three"), ("scores", "two"), ("scores", "three"),
+        ("rank combination", "two"), ("rank combination", "three"), ("two", "three"),
+    ]  # fmt: skip
+    expected = stats.pearsonr(column(two, "entropy"), column(three, "entropy"))[0]
+    assert found["agreement"][-1]["pearson"] == pytest.approx(expected, abs=1e-6)
+    # Two seeds of one target and the only seed of the other are three runs of the target.
+    single = {row["run"]: row for row in found["single_runs"]}
+    assert {name: row["pairs"] for name, row in single.items()} == {"one": 6, "targets": 3}
+    runs = [column(two, "entropy@7"), column(two, "entropy@8"), column(three, "entropy")]
+    own = [stats.spearmanr(runs[a], runs[b])[0] for a, b in ((0, 1), (0, 2), (1, 2))]
+    assert single["targets"]["spearman"] == pytest.approx(np.mean(own), abs=1e-6)
+    assert [row["share"] for row in found["cost"] if row["run"] == "two"] == [1]
+
+
+def test_orders_of_centers_are_compared(
+    pool_folder: Path, toy_scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Coleman et al. 2020, figures 5 (left) and 7: the order in which k-centers take what is beside the start."""
+    runs = [tmp_path / name for name in ("a", "b", "c")]
+    for seed, out in enumerate(runs):
+        words = ["--out", str(out), *SMALL, "--seeds", "1", "--embeddings", "--set", f"train.seed={seed}"]
+        assert run(["score", str(pool_folder), *words]) == 0
+    words = [runs[0], "--target", runs[1], "--target", runs[2], "--fn", "k_centers"]
+    found = compared(capsys, *words)
+    place: list[dict[str, int]] = []
+    for out in runs:
+        chosen = ["--scores", str(out), "--fn", "k_centers", "--keep", "47", "--out", str(out / "m")]
+        assert run(["prune", *chosen, "--start-size", "4"]) == 0
+        rows = [line.split("\t") for line in (out / "m" / "centers.tsv").read_text().splitlines()]
+        place.append({key: n for n, (radius, _, key) in enumerate(rows) if radius != "start"})
+    keys = sorted(place[0])
+    assert len(keys) == 43
+    assert sorted(place[1]) == keys
+    ranks = [np.array([own[key] for key in keys]) for own in place]
+    expected = {(a, b): stats.spearmanr(ranks["abc".index(a)], ranks["abc".index(b)])[0] for a, b in ("ab", "ac", "bc")}
+    assert {(row["a"], row["b"]): row["spearman"] for row in found["agreement"]} == pytest.approx(expected, abs=1e-6)
+    assert all(row["n"] == 43 for row in found["agreement"])
+    (proxy, target) = found["single_runs"]
+    assert (proxy["run"], proxy["pairs"], target["run"], target["pairs"]) == ("a", 2, "targets", 1)
+    assert proxy["gap"] == pytest.approx(expected["b", "c"] - (expected["a", "b"] + expected["a", "c"]) / 2, abs=1e-6)
+    assert run(["compare", str(runs[0]), "--fn", "k_centers"]) == 2
+    assert "has embeddings of one member" in capsys.readouterr().err
+    assert run(["compare", str(runs[0]), str(toy_scores), "--fn", "k_centers"]) == 1
+    assert "holds no embeddings" in capsys.readouterr().err
+
+
 def test_the_combination_shares_with_a_target_what_prune_would_keep_by_both(
     two_runs: tuple[Path, Path], toy_scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,13 +164,16 @@ def test_epochs_are_held_against_the_target(
     one, two = two_runs
     words = [one, "--target", two, "--fn", "entropy", "--epochs", "--plot", tmp_path / "epochs.svg"]
     rows = compared(capsys, *words)["epochs"]
-    assert [(row["seed"], row["epoch"]) for row in rows] == [
-        (s, e) for s in (0, 1) for e in sorted({r["epoch"] for r in rows})
+    epochs = sorted({r["epoch"] for r in rows})
+    assert [(row["seed"], row["epoch"], row["with"]) for row in rows] == [
+        (s, e, other) for s in (0, 1) for e in epochs for other in ("one", "two")
     ]
     traced = [pq.read_table(p) for p in sorted((one / "trace" / "seed-000" / "epoch-001" / "tables").glob("*.parquet"))]
     first_N = np.concatenate([table["entropy"].to_numpy() for table in traced])
-    assert rows[0]["with_target"] == pytest.approx(stats.spearmanr(first_N, column(two, "entropy"))[0], abs=1e-6)
-    assert "Spearman of each epoch with the target" in (tmp_path / "epochs.svg").read_text()
+    for name, function in (("spearman", stats.spearmanr), ("kendall", stats.kendalltau), ("pearson", stats.pearsonr)):
+        assert rows[1][name] == pytest.approx(function(first_N, column(two, "entropy"))[0], abs=1e-6)
+    assert set(rows[1]["overlap"]) == {"0.1", "0.5"}
+    assert "Spearman of each epoch with two" in (tmp_path / "epochs.svg").read_text()
 
 
 def test_single_runs_are_held_against_the_targets_own(
@@ -136,6 +196,10 @@ def test_single_runs_are_held_against_the_targets_own(
     assert rows[0]["spread"] == pytest.approx(np.std(against, ddof=1), abs=1e-6)
     assert (rows[1]["spearman"], rows[1]["gap"]) == (pytest.approx(itself, abs=1e-6), None)
     assert rows[0]["gap"] == pytest.approx(itself - np.mean(against), abs=1e-6)
+    assert rows[0]["kendall"] == pytest.approx(np.mean([stats.kendalltau(x, y)[0] for x in a for y in b]), abs=1e-6)
+    halves = [[set(np.argsort(-values, kind="stable")[:24].tolist()) for values in own] for own in (a, b)]
+    shares = [len(x & y) / 24 for x in halves[0] for y in halves[1]]
+    assert rows[0]["overlap"]["0.5"] == pytest.approx(np.mean(shares))
     titles = [node.text for node in ElementTree.parse(picture).iter() if node.tag.endswith("title")]  # noqa: S314
     assert f"one, entropy: {rows[0]['spearman']:.3f} ± {rows[0]['spread']:.3f}" in titles
 
