@@ -34,6 +34,12 @@ class Classes:
     def num_classes(self) -> int:
         return len(self.counts)
 
+    @property
+    def seen(self) -> list[str]:
+        """The label texts of the classes that have a sample."""
+        texts = self.names if self.kind == "name" else map(str, range(self.num_classes))
+        return [text for text, count in zip(texts, self.counts, strict=True) if count]
+
 
 def label_ids(texts: pa.ChunkedArray, classes: Classes) -> NDArray[np.int32]:
     """Returns class ids for label texts, shape (N,), int32; -1 for null and for texts of no class."""

@@ -25,11 +25,13 @@ class Amount:
         text: as it was written.
         value: the fraction in [0, 1], or the count.
         is_fraction: tells which.
+        what: the word for it in messages.
     """
 
     text: str
     value: Fraction
     is_fraction: bool
+    what: str
 
     def of(self, total: int) -> int:
         """Returns the number of samples out of `total`; fractions are rounded half up.
@@ -40,19 +42,16 @@ class Amount:
         if self.is_fraction:
             return math.floor(self.value * total + Fraction(1, 2))
         if self.value > total:
-            raise UsageError(f"'{self.text}' samples were asked for, but there are {total:,}")
+            raise UsageError(
+                f"{self.what} '{self.text}': {int(self.value):,} samples were asked for, but there are {total:,}",
+                hint="Ask for fewer, or for a fraction such as 0.5.",
+            )
         return int(self.value)
 
 
 @dataclass(frozen=True)
 class Keep(Amount):
-    """What to keep: a fraction in (0, 1] or a count of at least 2; see `parse_keep`.
-
-    Attributes:
-        what: the word for it in messages.
-    """
-
-    what: str = "keep"
+    """What to keep: a fraction in (0, 1] or a count of at least 2; see `parse_keep`."""
 
     def budget(self, total: int) -> int:
         """Returns how many of `total` samples to keep, at least 1; fractions are rounded half up.
@@ -112,7 +111,7 @@ def parse_outliers(text: str) -> Outliers:
             f"outliers '{text}' is out of range",
             hint="A fraction is at least 0 and lies below 1 (0.05, 5%); a count starts at 0.",
         )
-    return Outliers(text, value, is_fraction)
+    return Outliers(text, value, is_fraction, "outliers")
 
 
 def divide(keep: Keep, outliers: Outliers, total: int) -> tuple[int, int]:

@@ -97,6 +97,11 @@ def k_centers_in_two_rounds(
     )
 
 
+def part_samples(samples: int, budget: int, partitions: int) -> int:
+    """Returns how many embeddings `k_centers_in_two_rounds` holds at a time, the start left out."""
+    return max(-(-samples // partitions), min(samples, partitions * budget))
+
+
 def _beside(read: Read, start_S: RowArray, row_P: RowArray, budget: int, rank_N: IntArray) -> Centers:
     """Returns centers chosen among some rows beside a start, as rows of the pool."""
     row_B = np.concatenate([start_S, row_P])

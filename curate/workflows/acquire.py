@@ -21,7 +21,7 @@ from curate.acquisition import ACQUISITIONS, acquisition
 from curate.errors import RunError, UsageError
 from curate.manifest.lines import read_lines
 from curate.manifest.schema import load_head
-from curate.pool.index import Pool, build_index
+from curate.pool.index import Pool, build_index, load_pool
 from curate.pool.labels import LabelSource, read_label_table
 from curate.pool.tar import printable
 from curate.progress import Progress, Silent, as_stage
@@ -278,7 +278,9 @@ def _ask(work: Acquisition, number: int) -> Waiting | None:
     """Takes a round's answers over, or says that it waits for them."""
     request, this = work.request, work.round(number)
     if not this.answers.exists():
-        waiting = asked_and_answered(work.pool, this, _answers(work, number), request.classes, request.answers)
+        tested = load_pool(request.out / "test" / INDEX).classes.seen if request.test else ()
+        before = _answers(work, number)
+        waiting = asked_and_answered(work.pool, this, before, request.classes, request.answers, tested=tested)
         if waiting:
             return waiting
         if number == 0:

@@ -13,6 +13,7 @@ import torch
 
 from curate.acquisition import acquisition
 from curate.errors import UsageError
+from curate.pool.index import Pool
 from curate.progress import Progress
 from curate.proxy.pixels import Pixels
 from curate.recipe import Recipe
@@ -67,6 +68,19 @@ class Anew:
         for keep in self.keeps:
             if (size := parse_keep(keep)).is_fraction and size.value == 1:
                 raise UsageError(f"--keep {keep} keeps everything: there is nothing to compare.", hint="Such as 0.5.")
+
+    def check_sizes(self, pool: Pool) -> None:
+        """Refuses a count that keeps all of the pool, now that its size is known.
+
+        Raises:
+            UsageError: nothing to compare with would be left.
+        """
+        good = pool.total - pool.bad
+        for keep in self.keeps:
+            if parse_keep(keep).budget(good) == good:
+                raise UsageError(
+                    f"--keep {keep} keeps all {good:,} samples: there is nothing to compare.", hint="Such as 0.5."
+                )
 
     def of_seed(self, number: int) -> Recipe:
         """Returns the recipe whose proxies share no seed with those of another number, nor with a target."""

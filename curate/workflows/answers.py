@@ -216,8 +216,15 @@ def check_all_answered(number: int, asked: Asked, answers: Answers, files: Seque
     )
 
 
-def check_first_labels(words: Vocabulary, labels: Collection[str]) -> None:
-    """Refuses to begin where a listed class has no label: members would never learn it.
+def check_first_labels(words: Vocabulary, labels: Collection[str], tested: Collection[str] = ()) -> None:
+    """Refuses to begin where a class that is listed, or that accuracy is measured on, has no label.
+
+    Members would never learn it.
+
+    Args:
+        words: what a label may be called.
+        labels: those of the initial subset.
+        tested: those of the test shards.
 
     Raises:
         UsageError: names the classes; or labels without a list are ids and names mixed.
@@ -228,14 +235,17 @@ def check_first_labels(words: Vocabulary, labels: Collection[str]) -> None:
             f"{ids:,} of the {len(labels):,} classes in the answers are ids, the others are names.",
             hint="Expected one of both; --classes FILE lists what a label may be.",
         )
-    names = [name for name in words.names if words.texts[name] not in labels]
-    if names:
-        shown = ", ".join(f"'{printable(name)}'" for name in names[:SHOWN])
+    listed = [name for name in words.names if words.texts[name] not in labels]
+    unseen = listed or sorted(set(tested) - {*labels})
+    if unseen:
+        shown = ", ".join(f"'{printable(name)}'" for name in unseen[:SHOWN])
+        where = "" if listed else ", which --test measures"
+        out = "Take a class that does not exist off the list" if listed else "Name other --test shards"
         raise UsageError(
-            f"No sample of the initial subset is of class {shown}{', …' if len(names) > SHOWN else ''}: "
-            "it would not be learned.",
-            hint="Take a class that does not exist off the list; or draw more: a larger --initial in another --out "
-            "begins with the same samples and takes these answers with --answers.",
+            f"No sample of the initial subset is of class {shown}{', …' if len(unseen) > SHOWN else ''}{where}: "
+            "it would not be learned. Nothing was taken over.",
+            hint=f"{out}; or draw more: a larger --initial in another --out begins with the same samples and takes "
+            "these answers with --answers.",
         )
 
 
@@ -244,9 +254,9 @@ def _plain(label: str) -> str:
     return str(int(label)) if is_class_id(label) else label
 
 
-def as_csv(rows: Iterable[tuple[str, str, str]]) -> bytes:
-    """Returns a CSV of shard, key, label."""
-    out, listed = io.StringIO(), [COLUMNS, *rows]
+def as_csv(rows: Iterable[Sequence[str]], more: Sequence[str] = ()) -> bytes:
+    """Returns a CSV of shard, key, label, and more columns."""
+    out, listed = io.StringIO(), [(*COLUMNS, *more), *rows]
     # Python's reader ends a row at a bare carriage return, which its writer does not quote.
     is_quoted = any("\r" in text for row in listed for text in row)
     csv.writer(

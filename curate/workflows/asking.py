@@ -73,7 +73,13 @@ class Waiting:
 
 
 def asked_and_answered(
-    pool: Pool, this: Round, before: Answers, classes: Sequence[str], files: Sequence[Path]
+    pool: Pool,
+    this: Round,
+    before: Answers,
+    classes: Sequence[str],
+    files: Sequence[Path],
+    *,
+    tested: Sequence[str] = (),
 ) -> Waiting | None:
     """Asks for the labels that a round's manifest lacks; takes the answers over once all are there.
 
@@ -83,6 +89,7 @@ def asked_and_answered(
         before: the answers of the rounds before.
         classes: the names of all classes, where they are known.
         files: CSVs of answers beside the round's `to_label.csv`.
+        tested: the labels of what accuracy is measured on.
 
     Returns:
         The round, if nobody has answered yet.
@@ -98,13 +105,18 @@ def asked_and_answered(
         title = f"Round {this.number}: {len(asked.questions):,} samples to label"
         _write_pictures(pictures, pool, asked.questions, words.names, title)
         # Last: it says that the rest is there. Once there it is people's, and never written again.
-        durable.write_bytes(path, as_csv((question.shard, question.key, "") for question in asked.questions))
+        rows = [(*question.identity, "") for question in asked.questions]
+        if pool.kind == "text":
+            durable.write_bytes(path, as_csv(rows))
+        else:
+            seen = [(*row, f"{PICTURES}/{_file_of(number)}") for number, row in enumerate(rows)]
+            durable.write_bytes(path, as_csv(seen, more=["picture"]))
     answers = read_answers([path, *files], asked, words)
     if asked.questions and not answers:
         return Waiting(this.number, len(asked.questions), path, pictures)
     check_all_answered(this.number, asked, answers, [path, *files])
     if this.number == 0:
-        check_first_labels(words, {*asked.known.values(), *answers.values()})
+        check_first_labels(words, {*asked.known.values(), *answers.values()}, tested)
     write_answers(this.answers, answers)
     return None
 
@@ -142,15 +154,14 @@ def _write_pictures(out: Path, pool: Pool, questions: Sequence[Question], classe
                     seen = {"text": _text(data, pool.text_field)}
                     page.write(_figure(f"<p>{html.escape(seen['text'])}</p>", question))
                 else:
-                    picture, name = _picture(data), f"{IMAGES}/{number:06d}.jpg"
+                    picture, name = _picture(data), _file_of(number)
                     (build / name).write_bytes(picture)
                     seen = {"image": f"data:image/jpeg;base64,{base64.standard_b64encode(picture).decode()}"}
                     page.write(_figure(f'<img src="{name}" alt="" loading="lazy">', question))
                 tasks.write(("," if number else "") + "\n" + _task(seen, question))
             tasks.write("\n]\n")
             page.write("</main>\n</body>\n</html>\n")
-        if classes:
-            (build / CONFIG).write_text(_config(classes, "Text" if is_text else "Image"), encoding="utf-8")
+        (build / CONFIG).write_text(_config(classes, "Text" if is_text else "Image"), encoding="utf-8")
         durable.replace_folder(build, out)
 
 
@@ -161,6 +172,11 @@ def _entries(pool: Pool, questions: Sequence[Question]) -> Iterator[tuple[Questi
         row_K = rows.offset_S[place] + np.array([question.ordinal for question in own])
         for question, (_, data) in zip(own, read_images(rows, place, row_K), strict=True):
             yield question, data
+
+
+def _file_of(number: int) -> str:
+    """Returns where a question's picture lies below the folder of pictures."""
+    return f"{IMAGES}/{number:06d}.jpg"
 
 
 def _text(data: bytes, field: str) -> str:
@@ -192,11 +208,17 @@ def _task(seen: Mapping[str, str], question: Question) -> str:
 
 
 def _config(classes: Sequence[str], tag: str) -> str:
-    """Returns a labelling configuration whose CSV export has the columns of `to_label.csv`."""
+    """Returns a labelling configuration whose CSV export has the columns of `to_label.csv`.
+
+    Where no class is known yet, people write one.
+    """
     view = ElementTree.Element("View")
     name = tag.lower()
     ElementTree.SubElement(view, tag, name=name, value=f"${name}")
-    choices = ElementTree.SubElement(view, "Choices", name="label", toName=name, choice="single")
+    if classes:
+        choices = ElementTree.SubElement(view, "Choices", name="label", toName=name, choice="single")
+    else:
+        ElementTree.SubElement(view, "TextArea", name="label", toName=name, maxSubmissions="1", editable="true")
     for name in classes:
         ElementTree.SubElement(choices, "Choice", value=printable(name))
     ElementTree.indent(view)

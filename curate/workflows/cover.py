@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from curate.embeddings import Embeddings
-from curate.errors import UsageError
+from curate.errors import RunError, UsageError
 from curate.manifest.algebra import kept_mask
 from curate.manifest.lines import manifest_digest, read_lines
 from curate.manifest.origin import check_pool
@@ -21,7 +22,7 @@ from curate.pool.index import Pool
 from curate.scores import Columns
 from curate.selection.distances import Kernel
 from curate.selection.k_centers import Centers, k_centers
-from curate.selection.parts import k_centers_in_two_rounds, k_centers_per_class
+from curate.selection.parts import k_centers_in_two_rounds, k_centers_per_class, part_samples
 from curate.selection.quotas import ClassRule, quotas
 from curate.selection.rank import BoolArray, take_first
 from curate.selection.strata import KEPT, NEVER, RANK, Selection
@@ -29,6 +30,7 @@ from curate.selection.strata import KEPT, NEVER, RANK, Selection
 K_CENTERS = "k_centers"
 CENTERS = "centers.tsv"
 START_SIZE = 1000
+MEMORY_SHARE = 0.5  # of what is free that a part of the embeddings may take
 StartKind = Literal["random", "labelled", "manifest"]
 
 
@@ -126,11 +128,13 @@ def cover(
         never_N: samples that are neither centers nor covered.
 
     Raises:
-        RunError: the run has no embeddings.
+        RunError: the run has no embeddings, or more than the memory holds.
         UsageError: a start that cannot be, or is larger than the budget.
         ManifestError: the start is a manifest of another pool, or damaged.
     """
     embeddings = Embeddings(run, pool, columns.ordinals)
+    if not per_class and request.partitions == 1:
+        _check_memory(embeddings, len(random_N), budget)
     free_N = np.ones(len(random_N), dtype=np.bool_) if never_N is None else ~never_N
     listed = 0 if always_N is None else int(always_N.sum())
     start_N = _start(request, pool, columns, random_N, free_N, budget, listed)
@@ -184,6 +188,27 @@ def _choose(
         x_FD = read(np.arange(len(row_F)))
         found = k_centers(x_FD, left, start=start_S, rank_N=rank_F, kernel=_kernel(request.device, x_FD))
     return Centers(row_F[found.order_K], found.radius_K, found.cover_radius, found.lower_bound)
+
+
+def _check_memory(embeddings: Embeddings, samples: int, budget: int) -> None:
+    """Refuses to begin what would end without memory.
+
+    Raises:
+        RunError: says how many partitions would fit.
+    """
+    free = psutil.virtual_memory().available + psutil.swap_memory().free
+    each = embeddings.read(np.zeros(1, dtype=np.int64)).nbytes
+    if samples * each <= free:
+        return
+    fit = next((2**n for n in range(1, 17) if part_samples(samples, budget, 2**n) * each <= MEMORY_SHARE * free), None)
+    hint = "Keep less, which --partitions can do, or --per-class; or take a machine with more memory."
+    if fit:
+        hint = f"--partitions {fit} holds a part at a time; its radius is at most four times the smallest possible."
+    raise RunError(
+        f"The embeddings of {samples:,} samples take {samples * each / 2**30:.2f} GiB of memory, "
+        f"of which {free / 2**30:.2f} GiB are free.",
+        hint=hint,
+    )
 
 
 def _kernel(device: str, x_ND: NDArray[np.float32]) -> Kernel | None:

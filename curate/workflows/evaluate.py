@@ -154,6 +154,8 @@ def _evaluated(request: Request, progress: Progress, alone: Alone) -> dict[str, 
             plans = {name: _plan(run, recipe, name) for name in _targets(request)}
             for plan in plans.values():
                 check_fits(plan.spec)
+            if request.anew:
+                request.anew.check_sizes(run.pool)
         _check_record(request, run, check_others(run))
         _check_reading(run, list(plans))
         on_disk = _decoded(request, run, plans, progress) if run.setting.store == "disk" else None

@@ -65,7 +65,7 @@ def test_the_text_is_remembered_as_it_was_written():
 
 
 def test_a_count_above_the_total_is_refused():
-    with pytest.raises(UsageError, match="'11' samples were asked for, but there are 10"):
+    with pytest.raises(UsageError, match="keep '11': 11 samples were asked for, but there are 10"):
         parse_keep("11").budget(10)
     with pytest.raises(UsageError, match="there are 10"):
         parse_outliers("11").of(10)

@@ -294,6 +294,34 @@ def test_a_class_that_nobody_saw_is_named_before_anything_is_trained(
     assert "3 of 15 samples are left to label" in capsys.readouterr().err
 
 
+def test_a_class_that_is_tested_and_that_nobody_saw_is_named_before_answers_are_taken_over(
+    waiting: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a"
+    labels = [*NAMES, "d black"]
+    members = [
+        (f"t{n}.{e}", d) for n in range(8) for e, d in (("cls", labels[n % 4].encode()), ("png", png((9, n, 9), n)))
+    ]
+    write_tar(tmp_path / "test.tar", members)
+    fill_in(out, 0)
+    capsys.readouterr()
+    words = [*waiting, "--test", str(tmp_path / "test.tar")]
+    assert run(words) == 2
+    said = capsys.readouterr().err
+    assert "No sample of the initial subset is of class 'd black', which --test measures" in said
+    assert "larger --initial in another --out" in said
+    assert not (out / "round-0" / "labels.csv").exists()
+    # The picture that a row names is the one that the row is about.
+    first = rows_of(out / "round-0" / "to_label.csv")[0]
+    assert (out / "round-0" / first["picture"]).is_file()
+    # Where no class is known yet, people write it; the answers are then choices.
+    config = ElementTree.parse(out / "round-0" / "pictures" / "label_studio.xml")  # noqa: S314  (our own)
+    assert [node.get("name") for node in config.findall(".//TextArea")] == ["label"]
+    assert run(waiting) == 0
+    config = ElementTree.parse(out / "round-1" / "pictures" / "label_studio.xml")  # noqa: S314
+    assert [node.get("value") for node in config.findall(".//Choice")] == list(NAMES)
+
+
 def test_a_class_that_appears_late_and_labels_of_two_kinds_are_refused(
     waiting: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -365,6 +393,7 @@ def test_what_a_person_is_given_is_whole_and_harmless(tmp_path: Path) -> None:
         assert [(task["data"]["shard"], task["data"]["key"]) for task in tasks] == [
             (row["shard"], row["key"]) for row in rows
         ]
+        assert [row["picture"] for row in rows] == [f"pictures/{name}" for name in page.images]
         for name, task in zip(page.images, tasks, strict=True):
             assert Image.open(io.BytesIO((folder / name).read_bytes())).size == (8, 8)
             assert task["data"]["image"].startswith("data:image/jpeg;base64,")

@@ -104,6 +104,8 @@ def test_sizes_that_differ_by_seed_are_held_against_random_of_their_own_size(
         (["--fn", "k_centres", "--keep", "0.5"], "Did you mean 'k_centers'"),
         (["--fn", "entropy", "--keep", "1.5"], "out of range"),
         (["--fn", "entropy", "--keep", "0.5,1.0"], "--keep 1.0 keeps everything"),
+        (["--fn", "entropy", "--keep", "48"], "--keep 48 keeps all 48 samples"),
+        (["--fn", "entropy", "--keep", "900"], "keep '900'"),
         (["--fn", "forgetting", "--keep", "0.5", "--val", "0.2"], "--val holds some out"),
         (["--fn", "entropy", "--curve", "0.3,0.5"], "prunes one run"),
         (["somewhere", "--fn", "entropy", "--keep", "0.5"], "takes no manifests"),
@@ -115,4 +117,5 @@ def test_what_could_only_fail_after_a_proxy_was_trained_is_refused(
     given = ["--proxy-recipe", str(recipe), "--shards", str(pool_folder), "--test", str(pool_folder)]
     assert run(["evaluate", *words, *given, "--out", str(tmp_path / "e"), *TARGET]) == 2
     assert said in capsys.readouterr().err
-    assert not (tmp_path / "e" / "index").exists()
+    assert not list((tmp_path / "e").rglob("*.safetensors"))
+    assert not (tmp_path / "e" / "run.json").exists()

@@ -152,7 +152,7 @@ def test_who_cannot_be_decoded_is_never_drawn_where_pixels_are_streamed(tmp_path
         (["--schedule", "0.5"], "at least two"),
         (["--schedule", "0.5,20"], "mixes"),
         (["--schedule", "0.2,0.9", "--outliers", "0.2"], "more than all"),
-        (["--schedule", "12,48"], "'48' samples were asked for, but there are 47"),
+        (["--schedule", "12,48"], "'48': 48 samples were asked for, but there are 47"),
         (["--schedule", "12,40", "--outliers", "8"], "40 + 8 = 48, which is 1 too many"),
         (["--schedule", "0.2,0.4", "--proxy", "inception_v4"], "'inception_v4' cannot take images of 8 px"),
         (["--schedule", "0.2,0.4", "--fn", "variation_ration"], "Did you mean"),

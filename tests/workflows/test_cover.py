@@ -16,6 +16,7 @@ from test_score_and_prune import digests, events
 
 from curate.cli import run
 from curate.manifest.schema import load_head
+from curate.workflows import cover
 
 SCORED = 47
 
@@ -242,7 +243,7 @@ def test_a_start_of_another_pool_is_refused(partly: Path, embedded: Path, tmp_pa
         (["--fn", "k_centers", "--per-class", "equal", "--partitions", "2"], "--partitions cannot be with --per-class"),
         (["--fn", "k_centers", "--combine", "mean"], "--combine cannot be with --fn k_centers"),
         (["--fn", "entropy", "--partitions", "2"], "are of --fn k_centers, not of 'entropy'"),
-        (["--fn", "k_centers", "--keep", "48"], "'48' samples were asked for, but there are 47"),
+        (["--fn", "k_centers", "--keep", "48"], "keep '48': 48 samples were asked for, but there are 47"),
     ],
 )
 def test_what_cannot_be_is_said(embedded: Path, tmp_path: Path, capsys, words, said) -> None:  # type: ignore[no-untyped-def]
@@ -290,6 +291,28 @@ def test_a_device_that_cannot_be_is_refused(embedded: Path, tmp_path: Path, caps
     ):
         assert prune(embedded, tmp_path / "m", "--keep", "0.5", *words) == 2
         assert said in capsys.readouterr().err
+
+
+def test_partitions_are_proposed_where_memory_is_short(
+    embedded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """47 embeddings of 64 numbers are 12,032 bytes; the machine says that it has less."""
+
+    class Memory:
+        available = free = 0
+
+    monkeypatch.setattr(cover.psutil, "virtual_memory", lambda: Memory)
+    monkeypatch.setattr(cover.psutil, "swap_memory", lambda: Memory)
+    for free, said in ((9000, "--partitions 4 holds"), (800, "Keep less")):
+        Memory.available = free
+        assert prune(embedded, tmp_path / "m", "--keep", "4") == 1
+        printed = capsys.readouterr().err
+        assert "The embeddings of 47 samples take" in printed
+        assert said in printed
+    assert not (tmp_path / "m").exists()
+    Memory.available = 9000
+    assert prune(embedded, tmp_path / "m", "--keep", "4", "--partitions", "4") == 0
+    assert prune(embedded, tmp_path / "c", "--keep", "4", "--per-class", "equal") == 0
 
 
 def test_embeddings_that_are_not_finite_are_named(
