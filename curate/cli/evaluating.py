@@ -264,8 +264,13 @@ def _draw_agreement(plot: Path, result: dict[str, Any]) -> None:
 
 
 def _show_consensus(votes: dict[str, Any]) -> None:
-    rows = [(f"seed {r['seed']}", str(r["n"]), f"{r['last']:.2%}", f"{r['pair']:.2%}") for r in votes["checkpoints"]]
-    console.show_table(f"{votes['run']}: checkpoints", ("", "n", "last n agree", "n and the next agree"), rows)
+    shares = ("last", "last_untrained", "pair", "pair_untrained")
+    rows = [
+        (f"seed {r['seed']}", str(r["n"]), *("-" if r[share] is None else f"{r[share]:.2%}" for share in shares))
+        for r in votes["checkpoints"]
+    ]
+    columns = ("", "n", "last n agree", "where not trained on", "n and the next agree", "where not trained on")
+    console.show_table(f"{votes['run']}: checkpoints", columns, rows)
     where = ("trained", "untrained", "all")
     kinds = [
         (f"{row['ensemble']} ({row['members']})", *("-" if row[w] is None else f"{row[w]:.2%}" for w in where))

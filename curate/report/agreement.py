@@ -62,8 +62,12 @@ def _of_epochs(rows: Rows) -> list[Chart]:
 
 
 def _of_votes(rows: Rows) -> list[Chart]:
-    lines = _means(rows, "n", {"last": "{}: last n", "pair": "{}: n, n-1"})
-    return [_chart("Samples to which checkpoints give one class, %", lines, "n", factor=100)] if lines else []
+    charts = []
+    for suffix, title in (("", "Samples"), ("_untrained", "Samples not trained on")):
+        own = [row for row in rows if row["last" + suffix] is not None]
+        if lines := _means(own, "n", {"last" + suffix: "{}: last n", "pair" + suffix: "{}: n, n-1"}):
+            charts.append(_chart(f"{title} to which checkpoints give one class, %", lines, "n", factor=100))
+    return charts
 
 
 def _means(rows: Rows, x: str, values: Mapping[str, str]) -> list[Line]:

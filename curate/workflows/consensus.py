@@ -25,11 +25,12 @@ TRAINED = "mean_loss"  # has a value for just those samples that were trained on
 def consensus(folder: Path) -> dict[str, Any]:
     """Returns {checkpoints: rows, ensembles: rows} of a run.
 
-    `checkpoints`: for each seed and n, the share of samples to which its last n checkpoints give one class
-    (`last`), and for which checkpoint n agrees with the one before (`pair`). `ensembles`: accuracy of one
-    member, of one checkpoint of each seed, of the checkpoints of one seed, and of all, by plurality of
-    votes, on labelled samples that were trained on, on those that were not, and on all; means over what there is
-    several of. Of members that were trained elsewhere only the last is known.
+    `checkpoints`: for each seed and n, the share of samples to which its last n checkpoints give one class (`last`),
+    and for which checkpoint n agrees with the one before (`pair`); both also of the samples that were not trained on
+    alone, as the paper counts them (`last_untrained`, `pair_untrained`; None where there are none).
+    `ensembles`: accuracy of one member, of one checkpoint of each seed, of the checkpoints of one seed, and of all,
+    by plurality of votes, on labelled samples that were trained on, on those that were not, and on all; means over
+    what there is several of. Of members that were trained elsewhere only the last is known.
 
     Raises:
         UsageError: the run keeps no votes.
@@ -43,8 +44,18 @@ def consensus(folder: Path) -> dict[str, Any]:
     columns = read_columns(folder / VOTES, origin.pool, names, bad=origin.bad)
     votes: dict[str, VoteArray] = {name: columns.values[name] for name in names}  # as narrow as they were written
     seeds = {seed: [name for name in names if name.startswith(f"{VOTE}{seed}/")] for seed in _seeds(names)}
-    checkpoints = [row for seed, own in seeds.items() for row in _checkpoints(seed, [votes[name] for name in own])]
-    return {"checkpoints": checkpoints, "ensembles": _ensembles(origin, votes, list(seeds.values()))}
+    label_N, trained_N = _learned(origin)
+    checkpoints = [
+        row for seed, own in seeds.items() for row in _checkpoints(seed, [votes[name] for name in own], trained_N)
+    ]
+    return {"checkpoints": checkpoints, "ensembles": _ensembles(votes, list(seeds.values()), label_N, trained_N)}
+
+
+def _learned(origin: Origin) -> tuple[NDArray[np.int32], NDArray[np.bool_] | None]:
+    """Returns labels, and which samples were trained on; None of members that were trained elsewhere."""
+    learned = [TRAINED] if read_record(origin.scores / SUMMARY)["trained"] else []
+    values = origin.columns(["label", *learned], null_is_nan=True).values
+    return values["label"], np.isfinite(values[TRAINED]) if learned else None
 
 
 def vote_names(folder: Path) -> list[str]:
@@ -64,24 +75,33 @@ def _seeds(names: Sequence[str]) -> list[int]:
     return sorted({int(name[len(VOTE) :].split("/")[0]) for name in names})
 
 
-def _checkpoints(seed: int, votes: Sequence[VoteArray]) -> list[dict[str, Any]]:
+def _checkpoints(
+    seed: int, votes: Sequence[VoteArray], trained_N: NDArray[np.bool_] | None = None
+) -> list[dict[str, Any]]:
+    others_N = None if trained_N is None or trained_N.all() else ~trained_N
     rows = []
     agree_N = np.ones(len(votes[-1]), dtype=np.bool_)
     for back in range(2, len(votes) + 1):
         agree_N &= votes[-back] == votes[-1]
-        pair = float((votes[-back] == votes[-back + 1]).mean())
-        rows.append({"seed": seed, "n": back, "last": float(agree_N.mean()), "pair": pair})
+        pair_N = votes[-back] == votes[-back + 1]
+        row: dict[str, Any] = {"seed": seed, "n": back}
+        for name, mask_N in (("last", agree_N), ("pair", pair_N)):
+            row |= {
+                name: float(mask_N.mean()),
+                f"{name}_untrained": None if others_N is None else float(mask_N[others_N].mean()),
+            }
+        rows.append(row)
     return rows
 
 
-def _ensembles(origin: Origin, votes: dict[str, VoteArray], seeds: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
-    # Members that were trained elsewhere leave nothing behind that tells what they were trained on.
-    learned = [TRAINED] if read_record(origin.scores / SUMMARY)["trained"] else []
-    columns = origin.columns(["label", *learned], null_is_nan=True)
-    label_N = columns.values["label"]
+def _ensembles(
+    votes: dict[str, VoteArray],
+    seeds: Sequence[Sequence[str]],
+    label_N: NDArray[np.int32],
+    trained_N: NDArray[np.bool_] | None,
+) -> list[dict[str, Any]]:
     masks = {"all": label_N >= 0}
-    if learned:
-        trained_N = np.isfinite(columns.values[TRAINED])
+    if trained_N is not None:
         masks |= {"trained": trained_N, "untrained": ~trained_N & masks["all"]}
     groups = {
         "single": [[name] for name in votes],

@@ -324,6 +324,28 @@ def test_consensus_counts_the_votes_of_single_members(
     assert np.allclose(against, column(toy_scores, "variation_ratio"))
 
 
+def test_consensus_is_counted_on_what_was_not_trained_on_too(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the paper's figure 2 of the appendix does: there the selected samples are left out."""
+    half, out = tmp_path / "half", tmp_path / "within"
+    index = ["index", str(pool_folder), "--out", str(tmp_path / "index")]
+    assert run(index) == 0
+    words = ["--index", str(tmp_path / "index"), "--fn", "random", "--keep", "0.5", "--out", str(half)]
+    assert run(["prune", *words]) == 0
+    assert run(["score", str(pool_folder), *SMALL, "--within", str(half), "--out", str(out)]) == 0
+    found = compared(capsys, out, "--consensus", "--plot", tmp_path / "votes.svg")["consensus"][0]
+    tables = [pq.read_table(path) for path in sorted((out / "votes" / "tables").glob("*.parquet"))]
+    first, second = (np.concatenate([table[name].to_numpy() for table in tables]) for name in ("vote@0/1", "vote@0/2"))
+    trained = np.isfinite(column(out, "mean_loss").astype(float))
+    same = first == second
+    row = found["checkpoints"][0]
+    assert 0 < trained.sum() < len(trained)
+    assert row["last"] == pytest.approx(same.mean())
+    assert row["last_untrained"] == row["pair_untrained"] == pytest.approx(same[~trained].mean())
+    assert "Samples not trained on to which checkpoints" in (tmp_path / "votes.svg").read_text()
+
+
 def test_checkpoints_that_agree_all_along_are_fewer_the_more_they_are() -> None:
     from curate.workflows.consensus import _checkpoints, plurality
 
