@@ -1,24 +1,139 @@
-"""docs/tables.md, made from the results of single runs that lie in docs/results."""
+"""docs/results.md, made from the files in docs/results: what single runs, rounds and comparisons wrote."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from curate.workflows.results import as_markdown, summarise
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
-HEAD = """# Tables
-
-Generated from the runs in `docs/results`, one file each; do not edit. `curate evaluate` made them and goes on with
-them: what is missing says so.
-"""
+NOT_RUN = "**not run**"
+LAST_N = (2, 3, 4, 5, 10, 20)
+Json = dict[str, Any]
 
 
-def tables() -> str:
-    """Returns the page: for each folder what it is about, then its table."""
-    parts = [HEAD]
+def results_page() -> str:
+    """Returns the page: for each folder what it is about, its tables, and the paper's beside them."""
+    parts = [(RESULTS / "about.md").read_text()]
     for folder in sorted(path.parent for path in RESULTS.glob("*/about.md")):
-        wanted = json.loads((folder / "wanted.json").read_bytes())
-        pairs = [(target, arm) for target, arms in wanted.items() for arm in arms]
-        summary = summarise(folder / "runs", pairs)
-        parts += [(folder / "about.md").read_text(), as_markdown(summary["rows"])]
+        parts.append((folder / "about.md").read_text())
+        parts += [table for pattern, make in TABLES.items() if (table := make(sorted(folder.glob(pattern))))]
+        if (folder / "paper.md").exists():
+            parts.append((folder / "paper.md").read_text())
+    return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+def _name(path: Path) -> str:
+    return path.stem.partition("-")[2]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|---" + "|---:" * (len(head) - 1) + "|", *lines[1:]]) + "\n"
+
+
+def _percent(share: float | None) -> str:
+    return NOT_RUN if share is None else f"{100 * share:.2f}"
+
+
+def _evaluated(paths: Sequence[Path]) -> str:
+    """Accuracy of targets: `curate evaluate`."""
+    if not paths:
+        return ""
+    pairs = [(target, arm) for target, arms in _read(paths[0]).items() for arm in arms]
+    return as_markdown(summarise(paths[0].parent / "runs", pairs)["rows"])
+
+
+def _rounds(paths: Sequence[Path]) -> str:
+    """Accuracy by what was labelled, and the seconds that choosing took up to there: `rounds.json` of `acquire`."""
+    curves = {_name(path): {row["labelled"]: row for row in _read(path)["rounds"]} for path in paths}
+    rows = []
+    for size in sorted({size for curve in curves.values() for size in curve}):
+        row = [f"{size:,}"]
+        for curve in curves.values():
+            found = curve.get(size)
+            seconds = found["selection_seconds"] if found else None
+            took = f", {seconds:,.1f} s" if seconds and seconds >= 1 else ""
+            row.append(_percent(found["accuracy"]) + took if found else NOT_RUN)
+        rows.append(row)
+    return _table(["labelled", *curves], rows) if curves else ""
+
+
+def _seeds(paths: Sequence[Path]) -> str:
+    """How alike seeds rank: means of the pairs of `curate compare RUN`."""
+    if not paths:
+        return ""
+    rows = sorted(_read(paths[0])["rows"], key=lambda row: -row["spearman"])
+    body = [
+        [row["fn"], *(f"{row[name]:.3f}" for name in ("spearman", "pearson", "kendall")),
+         *(f"{share:.3f}" for share in row["overlap"].values())]
+        for row in rows
+    ]  # fmt: skip
+    shares = [f"top {float(top):.0%} in common" for top in rows[0]["overlap"]]
+    return _table(["score", "Spearman", "Pearson", "Kendall", *shares], body)
+
+
+def _agreement(paths: Sequence[Path]) -> str:
+    """Single runs of a proxy with those of a target: `curate compare --target`, its single runs."""
+    parts = []
+    for one in _read(paths[0]) if paths else ():
+        rows = sorted(one["spearman"], key=lambda row: -row["proxy_with_target"])
+        body = []
+        for row in rows:
+            gap = row["target_with_itself"] - row["proxy_with_target"]
+            shown = f"{gap:.3f}"
+            both = (f"{row[name]:.3f}" for name in ("proxy_with_target", "target_with_itself"))
+            body.append([row["fn"], *both, f"**{shown}**" if round(gap, 3) > 0.05 else shown])
+        title = f"Proxy: {one['proxy']}; target: {one['target']}, {one['seeds_of_target']} seeds:\n\n"
+        parts.append(title + _table(["score", "with proxy", "with itself", "gap"], body))
     return "\n".join(parts)
+
+
+def _consensus(paths: Sequence[Path]) -> str:
+    """How far checkpoints of one run agree, means over seeds: `curate compare --consensus`."""
+    runs = {_name(path): _read(path) for path in paths}
+    body = []
+    for n in LAST_N:
+        found = [[row for row in run["checkpoints"] if row["n"] == n] for run in runs.values()]
+        if any(found):
+            means = [_means(rows, name) for rows in found for name in ("last", "last_untrained", "pair")]
+            body.append([str(n), *means])
+    said = ("last n", "last n, not trained on", "n and the next")
+    head = [f"{name}: {what}" for name in runs for what in said]
+    knows = _known(runs, {"trained": "trained on", "untrained": "not trained on"})
+    return _table(["n", *head], body) + "\n" + knows if runs else ""
+
+
+def _means(rows: Sequence[Json], name: str) -> str:
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return _percent(sum(values) / len(values) if values else None)
+
+
+def _ensembles(paths: Sequence[Path]) -> str:
+    """What ensembles of members know."""
+    runs = {_name(path): _read(path) for path in paths}
+    return _known(runs, {"test": "on the test set"}) if runs else ""
+
+
+def _known(runs: dict[str, Json], where: dict[str, str]) -> str:
+    kinds = {(row["ensemble"], row["members"]): None for run in runs.values() for row in run["ensembles"]}
+    body = []
+    for kind, members in sorted(kinds, key=lambda kind: kind[1]):
+        rows = [next((row for row in run["ensembles"] if row["ensemble"] == kind), {}) for run in runs.values()]
+        body.append([kind, str(members), *(_percent(row.get(one)) for row in rows for one in where)])
+    return _table(["right, %", "members", *(f"{name}, {what}" for name in runs for what in where.values())], body)
+
+
+TABLES: dict[str, Callable[[Sequence[Path]], str]] = {
+    "wanted.json": _evaluated,
+    "rounds-*.json": _rounds,
+    "seeds.json": _seeds,
+    "agreement.json": _agreement,
+    "consensus-*.json": _consensus,
+    "ensembles-*.json": _ensembles,
+}

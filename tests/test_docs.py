@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TOY
-from tables import tables
+from tables import results_page
 from tars import contents, kept_keys
 
 from benchmarks.page import page
@@ -37,8 +37,8 @@ def test_the_guide_of_consumers_is_the_tables() -> None:
     assert (ROOT / "docs" / "consumers.md").read_text() == guide()
 
 
-def test_the_tables_are_those_of_the_runs() -> None:
-    assert (ROOT / "docs" / "tables.md").read_text() == tables()
+def test_the_results_are_those_of_the_kept_files() -> None:
+    assert (ROOT / "docs" / "results.md").read_text() == results_page()
 
 
 def test_the_page_of_performance_is_that_of_the_kept_runs() -> None:
