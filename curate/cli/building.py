@@ -9,15 +9,21 @@ import typer
 
 from curate import console
 from curate.cli.options import (
+    CheckpointEvery,
+    Checkpoints,
     Copied,
     Device,
     EnsembleKind,
+    Epochs,
     Json,
     LabelField,
     LabelFrom,
     Labels,
+    MaxTime,
     OnBadShard,
+    Proxy,
     Recipes,
+    Seeds,
     Sets,
     Shards,
     TextField,
@@ -25,7 +31,9 @@ from curate.cli.options import (
     check_ensemble,
     ensemble_settings,
     label_source,
+    settings_of,
     skips,
+    within_time,
 )
 from curate.errors import UsageError
 
@@ -41,7 +49,11 @@ def build_up(
     ],
     fn: Annotated[str, typer.Option("--fn", help="The acquisition function by which the subset grows.")],
     out: Annotated[Path, typer.Option("--out", help="The iterations' folder.", metavar="DIR")] = Path("build-up"),
-    proxy: Annotated[str, typer.Option("--proxy", help="Any timm name.")] = "",
+    proxy: Proxy = "",
+    seeds: Seeds = None,
+    epochs: Epochs = None,
+    checkpoints: Checkpoints = None,
+    checkpoint_every: CheckpointEvery = None,
     ensemble: EnsembleKind = "",
     recipe: Recipes = None,
     settings: Sets = None,
@@ -61,6 +73,7 @@ def build_up(
     max_bad: Annotated[float, typer.Option("--max-bad", min=0, max=1, help="Largest fraction of bad samples.")] = 0.1,
     device: Device = "auto",
     copied: Copied = False,
+    max_time: MaxTime = "",
     as_json: Json = False,
 ) -> None:
     """Grow a subset: train on it, score everything, add the best. Resumes by itself."""
@@ -69,7 +82,7 @@ def build_up(
     for name, rule in (("--first-per-class", first_per_class), ("--per-class", per_class)):
         if rule not in CLASS_RULES:
             raise UsageError(f"{name} {rule}: expected equal or proportional.")
-    given = [f"proxy.name={proxy}"] if proxy else []
+    given = settings_of(proxy, seeds, epochs, checkpoints, checkpoint_every)
     given = [*ensemble_settings(ensemble), *(settings or []), *given]
     loaded, source = load_recipe(recipe, given), label_source(label_from, label_field, labels, text_field)
     check_ensemble(ensemble, loaded.train.seeds, loaded.train.checkpoints)
@@ -81,7 +94,7 @@ def build_up(
         skip_faults=skips(on_bad_shard), max_bad=max_bad, copied=copied,
     )  # fmt: skip
     with console.progress(quiet=as_json) as listener:
-        records = work.build_up(request, listener)
+        records = work.build_up(request, within_time(listener, max_time))
     if as_json:
         return console.show_json("build-up", {"out": str(out), "iterations": records})
     console.show_table("Build-up", ("iteration", "kept", "trained on", "test", "digest"), map(_row, records))
@@ -112,7 +125,11 @@ def acquire(
         Path | None, typer.Option("--classes", help="All classes, one name a line.", metavar="FILE")
     ] = None,
     oracle: Annotated[bool, typer.Option("--oracle", help="The labels in the shards answer at once.")] = False,
-    proxy: Annotated[str, typer.Option("--proxy", help="Any timm name.")] = "",
+    proxy: Proxy = "",
+    seeds: Seeds = None,
+    epochs: Epochs = None,
+    checkpoints: Checkpoints = None,
+    checkpoint_every: CheckpointEvery = None,
     recipe: Recipes = None,
     settings: Sets = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the random draws.")] = 0,
@@ -126,12 +143,13 @@ def acquire(
     max_bad: Annotated[float, typer.Option("--max-bad", min=0, max=1, help="Largest fraction of bad samples.")] = 0.1,
     device: Device = "auto",
     copied: Copied = False,
+    max_time: MaxTime = "",
     as_json: Json = False,
 ) -> None:
     """Choose what to label next: active learning, round by round. Resumes by itself."""
     from curate.recipe import load_recipe
 
-    given = [f"proxy.name={proxy}"] if proxy else []
+    given = settings_of(proxy, seeds, epochs, checkpoints, checkpoint_every)
     loaded, source = (
         load_recipe(recipe, [*(settings or []), *given]),
         label_source(label_from, label_field, labels, text_field),
@@ -147,7 +165,7 @@ def acquire(
         classes=read_class_names(classes) if classes else (), copied=copied,
     )  # fmt: skip
     with console.progress(quiet=as_json) as listener:
-        acquired = work.acquire(request, listener)
+        acquired = work.acquire(request, within_time(listener, max_time))
     _show_rounds(acquired, out, as_json=as_json)
 
 

@@ -59,6 +59,11 @@ TextField = Annotated[
 OnBadShard = Annotated[str, typer.Option("--on-bad-shard", help="fail, or skip and count its samples as failed.")]
 Copied = Annotated[bool, typer.Option("--copied", help="Shards may be copies with other times: scan those again.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Proxy = Annotated[str, typer.Option("--proxy", help="Any timm name; preact_resnet20 for small images.")]
+Seeds = Annotated[int | None, typer.Option("--seeds", help="Training runs.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Epochs of each run.")]
+Checkpoints = Annotated[int | None, typer.Option("--checkpoints", help="Members taken from each run.")]
+CheckpointEvery = Annotated[int | None, typer.Option("--checkpoint-every", help="Epochs between them.")]
 MaxTime = Annotated[
     str,
     typer.Option(
@@ -86,6 +91,17 @@ def label_source(kind: str, field: str, table: Path | None, text_field: str = ""
     return LabelSource("json" if field else kind, field, text_field=text_field)
 
 
+def settings_of(
+    proxy: str, seeds: int | None, epochs: int | None, checkpoints: int | None, checkpoint_every: int | None
+) -> list[str]:
+    """Returns the settings that the options of members stand for, those that were given."""
+    given = {
+        "proxy.name": proxy or None, "train.seeds": seeds, "train.epochs": epochs, "train.checkpoints": checkpoints,
+        "train.checkpoint_every": checkpoint_every,
+    }  # fmt: skip
+    return [f"{name}={value}" for name, value in given.items() if value is not None]
+
+
 ENSEMBLES = {"seeds": "train.checkpoints", "checkpoints": "train.seeds", "combined": ""}
 
 
@@ -107,7 +123,7 @@ def check_ensemble(ensemble: str, seeds: int, checkpoints: int) -> None:
     if ensemble and (seeds > 1, checkpoints > 1) != several[ensemble]:
         raise UsageError(
             f"--ensemble {ensemble} contradicts {seeds} seeds x {checkpoints} checkpoints.",
-            hint="seeds: --set train.seeds=2 or more; checkpoints: --set train.checkpoints=2 or more; combined: both.",
+            hint="seeds: --seeds 2 or more; checkpoints: --checkpoints 2 or more; combined: both.",
         )
 
 

@@ -10,16 +10,21 @@ import typer
 from curate import console
 from curate.cli.evaluating import show_evaluation
 from curate.cli.options import (
+    CheckpointEvery,
+    Checkpoints,
     Copied,
     Device,
     EnsembleKind,
+    Epochs,
     Json,
     LabelField,
     LabelFrom,
     Labels,
     MaxTime,
     OnBadShard,
+    Proxy,
     Recipes,
+    Seeds,
     Sets,
     Shards,
     TextField,
@@ -27,6 +32,7 @@ from curate.cli.options import (
     check_ensemble,
     ensemble_settings,
     label_source,
+    settings_of,
     skips,
     within_time,
 )
@@ -36,14 +42,14 @@ from curate.errors import UsageError
 @app.command()
 def score(
     shards: Shards,
-    proxy: Annotated[str, typer.Option("--proxy", help="Any timm name; preact_resnet20 for small images.")] = "",
+    proxy: Proxy = "",
     out: Annotated[Path, typer.Option("--out", help="The run's folder.", metavar="DIR")] = Path("scores"),
     recipe: Recipes = None,
     settings: Sets = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", help="Training runs.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs of each run.")] = None,
-    checkpoints: Annotated[int | None, typer.Option("--checkpoints", help="Members taken from each run.")] = None,
-    checkpoint_every: Annotated[int | None, typer.Option("--checkpoint-every", help="Epochs between them.")] = None,
+    seeds: Seeds = None,
+    epochs: Epochs = None,
+    checkpoints: Checkpoints = None,
+    checkpoint_every: CheckpointEvery = None,
     ensemble: EnsembleKind = "",
     pixels: Annotated[str, typer.Option("--pixels", help="auto, memory, disk or stream.")] = "",
     val: Annotated[
@@ -85,14 +91,11 @@ def score(
     """Train the proxy's members, score every sample. Resumes by itself."""
     from curate.recipe import load_recipe
 
-    flags = {
-        "proxy.name": proxy, "train.seeds": seeds, "train.epochs": epochs, "train.checkpoints": checkpoints,
-        "train.checkpoint_every": checkpoint_every, "pixels.store": pixels,
-        "score.per_seed": "true" if per_seed else None, "score.trace": "true" if trace else None,
-    }  # fmt: skip
-    if members and (trace or any(value for name, value in flags.items() if name.startswith("train."))):
+    given = settings_of(proxy, seeds, epochs, checkpoints, checkpoint_every)
+    if members and (trace or any(one.startswith("train.") for one in given)):
         raise UsageError("With --members nothing is trained.", hint="Leave out --seeds, --epochs, … and --trace.")
-    given = [f"{name}={value}" for name, value in flags.items() if value]
+    given += [f"pixels.store={pixels}"] if pixels else []
+    given += [f"score.{name}=true" for name, is_given in (("per_seed", per_seed), ("trace", trace)) if is_given]
     if base:
         _refuse_beside_base({
             "--recipe": recipe, "--set": settings, "--ensemble": ensemble, "--val": val, "--test": test,

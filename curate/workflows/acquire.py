@@ -170,9 +170,7 @@ def check(request: Request) -> None:
         raise UsageError(f"'{request.fn}' needs the labels that are asked for.", hint=f"Known: {', '.join(FUNCTIONS)}.")
     members = 1 if request.fn == K_CENTERS else acquisition(request.fn).members
     if request.recipe.train.seeds * request.recipe.train.checkpoints < members:
-        raise UsageError(
-            f"'{request.fn}' needs {members} members.", hint="Raise train.seeds or train.checkpoints (--set)."
-        )
+        raise UsageError(f"'{request.fn}' needs {members} members.", hint="Such as --seeds 2, or --checkpoints 2.")
     for earlier, later in pairwise(keeps):
         if earlier.is_fraction == later.is_fraction and later.value <= earlier.value:
             raise UsageError(

@@ -117,9 +117,7 @@ def check(request: Request) -> None:
     outliers = parse_outliers(request.outliers)
     train = request.recipe.train
     if train.seeds * train.checkpoints < row.members:
-        raise UsageError(
-            f"'{request.fn}' needs {row.members} members.", hint="Raise train.seeds or train.checkpoints (--set)."
-        )
+        raise UsageError(f"'{request.fn}' needs {row.members} members.", hint="Such as --seeds 2, or --checkpoints 2.")
     if len(keeps) < 2:
         raise UsageError("A build-up has at least two sizes.", hint="Such as --schedule 0.2,0.4,0.8.")
     if len({keep.is_fraction for keep in keeps}) > 1:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,24 @@ def test_subsets_are_nested_exact_and_know_who_added_what(grown: Path) -> None:
     expected = np.where(masks[0], 0, np.where(masks[1], 1, np.where(masks[2], 2, -1)))
     assert np.array_equal(np.concatenate(added), expected)
     assert run(["verify", str(grown / "iteration-2" / "manifest")]) == 0
+
+
+def test_members_may_be_said_by_options_and_time_may_be_short(
+    grown: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "same"
+    shutil.copytree(grown, out)
+    words = ["build-up", str(pool_folder), *GROW[:6], *RECIPE[:4], *RECIPE[-4:], "--checkpoints", "2", "--epochs", "3"]
+    capsys.readouterr()
+    assert run([*words, "--seeds", "2", "--out", str(out)]) == 0  # the same recipe: nothing is trained
+    assert "train seed" not in capsys.readouterr().err
+    assert run([*words, "--seeds", "3", "--out", str(out)]) == 1
+    assert run([*words, "--seeds", "0", "--out", str(tmp_path / "none")]) == 2
+    assert "train.seeds" in capsys.readouterr().err
+    for command in (words, ["acquire", str(pool_folder), "--oracle", "--initial", "0.3", *words[2:6], *words[8:]]):
+        ended = [*command, "--seeds", "2", "--out", str(tmp_path / command[0]), "--max-time", "0.001s"]
+        assert run(ended) == 6
+        assert f"Go on with: curate {command[0]}" in capsys.readouterr().err
 
 
 def test_members_differ_and_were_trained_on_the_manifest_before(grown: Path) -> None:
