@@ -76,7 +76,7 @@ def test_members_may_be_said_by_options_and_time_may_be_short(
     assert run([*words, "--seeds", "3", "--out", str(out)]) == 1
     assert run([*words, "--seeds", "0", "--out", str(tmp_path / "none")]) == 2
     assert "train.seeds" in capsys.readouterr().err
-    for command in (words, ["acquire", str(pool_folder), "--oracle", "--initial", "0.3", *words[2:6], *words[8:]]):
+    for command in (words, ["acquire", str(pool_folder), "--oracle", "--initial", "0.2", *words[2:6], *words[8:]]):
         ended = [*command, "--seeds", "2", "--out", str(tmp_path / command[0]), "--max-time", "0.001s"]
         assert run(ended) == 6
         assert f"Go on with: curate {command[0]}" in capsys.readouterr().err
