@@ -260,7 +260,7 @@ def _check_steps(train: Train, where: str) -> None:
         raise RecipeError(
             f"{where}: the rate drops at epoch {milestones[-1]}, and the first of {train.checkpoints} checkpoints is "
             f"taken at epoch {first}.",
-            hint="Checkpoints are of the stage after the last drop: drop earlier, or take fewer of them.",
+            hint="Checkpoints are of the last drop's epoch and later: drop earlier, or take fewer of them.",
         )
 
 

@@ -60,7 +60,8 @@ def train_member(
         seed: of the initialisation, the order and the augmentation.
         folder: `epoch-NNN.safetensors` for each member, and the state of the last epoch.
         progress: called with (epoch, rows seen in it).
-        on_epoch: called after each epoch with its number from 1, the network and the record so far.
+        on_epoch: called after each epoch with its number from 1, the network and its record: rows, mean loss,
+            accuracy, the last step's rate and, where measured, `val`.
         dynamics: what is told of every epoch, one row for each of the pixels' rows; what was saved with
             the last epoch takes its place first.
         validate: returns the accuracy on held-out samples; asked after each epoch where `plan.train.needs_val`.
@@ -194,13 +195,14 @@ def _epoch(
 ) -> dict[str, Any]:
     epoch, dropped = len(history), drops(_val(history), plan.train)
     draw = np.random.default_rng([plan.train.seed, seed, epoch, 1])
-    tally, seen = _Tally(), 0
+    tally, seen, rate = _Tally(), 0, 0.0
     for rows_B, pixels_B in pixels.epoch(
         rows_K, batch_size=plan.train.batch_size, seed=(plan.train.seed, seed, epoch, 0)
     ):
         label_B = pixels.rows.labels_on(plan.device, rows_B)
         inputs = normalised(augmented(pixels_B.to(plan.device, non_blocking=True), plan.augment, draw), plan)
-        shown = step(inputs, label_B, rate_at(epoch + seen / len(rows_K), plan.train, dropped=dropped))
+        rate = rate_at(epoch + seen / len(rows_K), plan.train, dropped=dropped)
+        shown = step(inputs, label_B, rate)
         if watch is not None and shown.watched is not None:
             watch.add(rows_B, shown.watched)
         tally.add(rows_B, shown)
@@ -211,7 +213,7 @@ def _epoch(
     if (wrong := tally.look()) is not None:
         raise _diverged(pixels, wrong, seed=seed, epoch=epoch)
     size = max(1, seen)
-    return {"epoch": epoch + 1, "rows": seen, "loss": tally.loss / size, "accuracy": tally.hits / size}
+    return {"epoch": epoch + 1, "rows": seen, "loss": tally.loss / size, "accuracy": tally.hits / size, "rate": rate}
 
 
 class _Tally:

@@ -32,6 +32,11 @@ def test_the_member_is_the_epoch_that_was_best_on_val(pool_folder: Path, tmp_pat
         assert (member["seed"], member["epoch"]) == (seed, first_best(val))  # type: ignore[arg-type]
         assert member["val"] == max(val)  # type: ignore[type-var]
         assert len(list((out / "members" / f"seed-{seed:03d}").glob("epoch-*"))) == 1
+        # The log says what patience has done: a tenth of the rate after each epoch that brought nothing.
+        rates = [event["rate"] for event in events(out, "epoch") if event["seed"] == seed]
+        train = json.loads((out / "run.json").read_bytes())["recipe"]["train"]
+        lowered = [sum(val[n] <= max(val[:n]) for n in range(1, epoch)) for epoch in range(1, epochs)]  # type: ignore[operator, type-var]
+        assert rates[1:] == pytest.approx([train["rate"] * train["step_factor"] ** count for count in lowered])
     before = digests(out)
     assert run(words) == 0
     assert digests(out) == before
