@@ -140,7 +140,14 @@ def check_pool(pool: Pool, folder: Path, head: Head) -> None:
         ManifestError: it is of another pool.
     """
     if pool.fingerprint != head.pool.fingerprint:
+        theirs = _told(head.totals.samples, head.pool.bytes, len(head.classes.before), head.pool.fingerprint)
+        size = sum(scan.bytes for scan in pool.scans)
         raise ManifestError(
-            f"{folder} is of a pool with fingerprint {head.pool.fingerprint}; {pool.folder} has {pool.fingerprint}.",
-            hint="Expected the index that the manifest was made from.",
+            f"{folder} is of another pool: {theirs}. {pool.folder} is of "
+            f"{_told(pool.total, size, pool.classes.num_classes, pool.fingerprint)}.",
+            hint="Expected the shards that the manifest was made from, with their labels read in the same way.",
         )
+
+
+def _told(samples: int, size: int, classes: int, fingerprint: str) -> str:
+    return f"{samples:,} samples of {classes:,} classes, {size:,} bytes, fingerprint {fingerprint}"

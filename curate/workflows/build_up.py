@@ -81,7 +81,7 @@ def build_up(request: Request, progress: Progress | None = None) -> list[dict[st
         with settled_if_accepted(request.out):
             run = open_run(_run_request(request, request.out), progress)
             check_fits(run.plan.spec)
-        check_others(run)
+            check_others(run)
         _check_record(request)
         # Decoded once, for all iterations; who cannot be decoded is never drawn.
         folder = request.out / "pixels"

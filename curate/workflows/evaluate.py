@@ -156,7 +156,8 @@ def _evaluated(request: Request, progress: Progress, alone: Alone) -> dict[str, 
                 check_fits(plan.spec)
             if request.anew:
                 request.anew.check_sizes(run.pool)
-        _check_record(request, run, check_others(run))
+            test = check_others(run)
+        _check_record(request, run, test)
         _check_reading(run, list(plans))
         on_disk = _decoded(request, run, plans, progress) if run.setting.store == "disk" else None
     ground = on_disk or _decoded(request, run, plans, progress)

@@ -20,7 +20,7 @@ from curate.pool.index import Pool, build_index
 from curate.pool.label_tables import unmatched
 from curate.pool.shards import find_shards
 from curate.pool.tar import printable
-from curate.proxy.pixels import Pixels, Rows
+from curate.proxy.pixels import Pixels, Rows, rows_of
 from curate.proxy.plan import Plan
 from curate.proxy.predict import measured
 from curate.samples import shuffled, uniform
@@ -57,7 +57,15 @@ def split(run: Run, pixels: Pixels) -> tuple[RowArray, HeldOut | None]:
     Raises:
         UsageError: a fraction out of range, shards partly in the pool, nothing left to train on.
     """
-    labelled_K = _within(run, pixels.rows)
+    train_K, val_K = _split(run, pixels.rows)
+    if val_K is None:
+        return train_K, other_shards(run, "val") if run.request.val else None
+    return train_K, HeldOut(pixels, val_K)
+
+
+def _split(run: Run, rows: Rows) -> tuple[RowArray, RowArray | None]:
+    """Returns the rows to train on, and those of the pool that are held out; None where `--val` names none of it."""
+    labelled_K = _within(run, rows)
     if not run.request.val:
         return labelled_K, None
     fraction = val_fraction(run.request.val)
@@ -66,17 +74,17 @@ def split(run: Run, pixels: Pixels) -> tuple[RowArray, HeldOut | None]:
     else:
         places = _places(run, run.request.val)
         if not places:
-            return labelled_K, other_shards(run, "val")
-        held_N = np.zeros(len(pixels.rows), dtype=np.bool_)
+            return labelled_K, None
+        held_N = np.zeros(len(rows), dtype=np.bool_)
         for place in places:
-            held_N[pixels.rows.offset_S[place] : pixels.rows.offset_S[place + 1]] = True
+            held_N[rows.offset_S[place] : rows.offset_S[place + 1]] = True
     train_K, val_K = labelled_K[~held_N[labelled_K]], labelled_K[held_N[labelled_K]]
     if not len(train_K) or not len(val_K):
         what = "no sample to train on" if len(val_K) else "no labelled sample to measure on"
         raise UsageError(f"--val {' '.join(run.request.val)} leaves {what}.", hint="Such as --val 0.1.")
     if run.request.within:
-        _check_learned(run, pixels.rows, train_K, f"{run.request.within} without what --val holds out")
-    return train_K, HeldOut(pixels, val_K)
+        _check_learned(run, rows, train_K, f"{run.request.within} without what --val holds out")
+    return train_K, val_K
 
 
 def validation(run: Run, val: HeldOut | None, plan: Plan) -> Validate | None:
@@ -96,7 +104,6 @@ def _within(run: Run, rows: Rows) -> RowArray:
     labelled_K, folder = labelled(rows), run.request.within
     if folder is None:
         return labelled_K
-    check_pool(run.pool, folder, load_whole(folder))
     inside_K = np.intersect1d(labelled_K, kept_rows(folder, rows), assume_unique=True)
     _check_learned(run, rows, inside_K, str(folder))
     return inside_K
@@ -159,11 +166,19 @@ def _places(run: Run, sources: Sequence[str]) -> list[int]:
 
 
 def check_others(run: Run) -> str:
-    """Refuses what `--val` and `--test` cannot be, before anything is decoded or trained. Raises as `other_shards`.
+    """Refuses what `--val`, `--test` and `--within` cannot be, before anything is decoded or trained.
 
     Returns the fingerprint of the test shards, empty where none are named.
+
+    Raises:
+        ManifestError: `--within` is damaged, or of another pool.
+        UsageError: it leaves out a class; or as `other_shards`.
     """
     request = run.request
+    if request.within:
+        check_pool(run.pool, request.within, load_whole(request.within))
+    if request.within or request.val:
+        _split(run, rows_of(run.pool))
     if request.val and val_fraction(request.val) is None and not _places(run, request.val):
         _other_pool(run, "val")
     return _other_pool(run, "test").fingerprint if request.test else ""

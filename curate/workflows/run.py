@@ -16,7 +16,7 @@ import torch
 from pydantic import ValidationError
 
 from curate import durable
-from curate.errors import DivergedError, RunError, UsageError
+from curate.errors import CurateError, DivergedError, RunError, UsageError
 from curate.manifest.lines import manifest_digest
 from curate.pool.index import Answers, Pool, build_index
 from curate.pool.label_tables import note, unmatched
@@ -181,7 +181,7 @@ def settled_if_accepted(out: Path) -> Iterator[None]:
     is_new = not (out / RUN).exists()
     try:
         yield
-    except UsageError:
+    except CurateError:
         if is_new:
             (out / RUN).unlink(missing_ok=True)
         raise

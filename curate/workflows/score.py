@@ -65,9 +65,9 @@ def score(request: Request, progress: Progress | None = None, *, pixels: Pixels 
         with settled_if_accepted(request.out):
             run = open_run(request, progress)
             check_fits(run.plan.spec)
+            check_others(run)
         run.log(event="start", setting=run.setting.record())
         progress.note(described(run))
-        check_others(run)
         started = time.monotonic()
         pixels = pixels or open_pixels(run.pool, run.setting, run.request.recipe, request.out / "pixels", progress)
         pixels.rows = with_labels_of(run.pool, pixels.rows)

@@ -254,3 +254,8 @@ def test_a_base_of_another_pool_is_refused(
     assert run(["prune", *words, "--base", str(grown / "iteration-2" / "manifest")]) == 2
     assert "35" in capsys.readouterr().err
     assert run(["score", str(pool_folder), "--within", str(tmp_path / "m"), "--out", str(tmp_path / "s"), *TOY]) == 1
+    said = capsys.readouterr().err
+    assert "m is of another pool: 4 samples of 1 classes" in said
+    assert "is of 48 samples of 3 classes" in said
+    assert "decode" not in said
+    assert not (tmp_path / "s" / "run.json").exists()

@@ -81,3 +81,4 @@ def test_what_cannot_be_held_out_is_refused(
     command = ["score", *shards(pool_folder), option, *given, "--out", str(tmp_path / "scores"), *SHORT]
     assert run(command) == 2
     assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "scores" / "run.json").exists()
