@@ -46,9 +46,21 @@ class Origin:
 
 
 def made_from(
-    scores: Path | None, index: Path | None, others: Sequence[Path] = (), *, base: Path | None = None
+    scores: Path | None,
+    index: Path | None,
+    others: Sequence[Path] = (),
+    *,
+    base: Path | None = None,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
-    """Returns what `source.json` records of a manifest's making; `others` were combined with the scores."""
+    """Returns what `source.json` records of a manifest's making.
+
+    Args:
+        scores, index: what it was made from.
+        others: what was combined with the scores.
+        base: the manifest that it grew from.
+        seconds: how long choosing took, scores read and centers found, without what wrote them.
+    """
     record: dict[str, Any] = {"curate": __version__}
     if scores:
         record["scores"] = str(scores.absolute())
@@ -56,6 +68,8 @@ def made_from(
         record["combined_with"] = [str(path.absolute()) for path in others]
     if base:
         record["base"] = str(base.absolute())
+    if seconds is not None:
+        record["seconds"] = round(seconds, 3)
     return {**record, "index": str(index.absolute())} if index else record
 
 
@@ -117,6 +131,12 @@ def find_pool(folder: Path, head: Head) -> Pool | None:
         return None
     pool = load_pool(index)
     return pool if pool.fingerprint == head.pool.fingerprint else None
+
+
+def choosing_seconds(folder: Path) -> float:
+    """Returns how long the choice of a manifest took; 0 for one that does not say it, such as a published one."""
+    seconds = _source(folder).get("seconds", 0.0)
+    return float(seconds) if isinstance(seconds, float) else 0.0
 
 
 def find_base(folder: Path, head: Head, others: Mapping[str, Path]) -> Path | None:

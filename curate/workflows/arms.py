@@ -10,7 +10,7 @@ import numpy as np
 
 from curate.errors import UsageError
 from curate.manifest.lines import manifest_digest
-from curate.manifest.origin import check_pool, find_base
+from curate.manifest.origin import check_pool, choosing_seconds, find_base
 from curate.manifest.schema import Head, load_head
 from curate.manifest.verify import load_whole
 from curate.pool.index import Pool
@@ -33,6 +33,7 @@ class Arm:
         digest: of the manifest, else empty.
         scored: of each run that scored the manifest or, in build-up, one before it, the digests of its recipe and of
             the manifest that it was trained on, None where that does not matter; empty where they are not known.
+        choosing_seconds: what choosing by those scores took, of all manifests that it grew from.
         rows: returns the rows by the seed of a run; a manifest's do not depend on it.
     """
 
@@ -42,6 +43,7 @@ class Arm:
     samples: int
     digest: str
     scored: Scored
+    choosing_seconds: float
     rows: Callable[[int], RowArray]
 
 
@@ -93,20 +95,22 @@ def _kept(folder: Path, pool: Pool, rows: Rows, labelled_K: RowArray, known: Map
     digest = manifest_digest(folder)
     return Arm(
         arm_name(folder), "manifest", _label(head), len(rows_K), digest,
-        _scored(folder, head, known), lambda seed: rows_K,
+        *_scored(folder, head, known), lambda seed: rows_K,
     )  # fmt: skip
 
 
-def _scored(folder: Path, head: Head, known: Mapping[str, Path]) -> Scored:
-    """Returns what scored a manifest; nothing where one that it grew from by way of others is not found."""
+def _scored(folder: Path, head: Head, known: Mapping[str, Path]) -> tuple[Scored, float]:
+    """Returns what scored a manifest, nothing where one that it grew from is not found, and the seconds of choosing."""
     found: list[tuple[str, str | None]] = []
+    seconds = choosing_seconds(folder)
     while head.selection.scheme == "build_up" and head.scored.recipe:
         found += recipes_of(head, head.selection.base)
         base = find_base(folder, head, known)
-        if base is None:
-            return tuple(found) if head.selection.iteration == 1 else ()  # the first subset is drawn at random
+        if base is None:  # the first subset is drawn at random
+            return (tuple(found) if head.selection.iteration == 1 else ()), seconds
         folder, head = base, load_head(base)
-    return (*found, *recipes_of(head, None))
+        seconds += choosing_seconds(folder)
+    return (*found, *recipes_of(head, None)), seconds
 
 
 def recipes_of(head: Head, trained_on: str | None) -> Scored:
@@ -137,8 +141,8 @@ def _random(size: int, labelled_K: RowArray) -> Arm:
     def draw(seed: int) -> RowArray:
         return np.sort(np.random.default_rng([seed, size]).choice(labelled_K, size, replace=False))
 
-    return Arm(f"random-{size}", "random", "random", size, "", (), draw)
+    return Arm(f"random-{size}", "random", "random", size, "", (), 0.0, draw)
 
 
 def _all(labelled_K: RowArray) -> Arm:
-    return Arm(ALL, "all", "all the data", len(labelled_K), "", (), lambda seed: labelled_K)
+    return Arm(ALL, "all", "all the data", len(labelled_K), "", (), 0.0, lambda seed: labelled_K)

@@ -42,13 +42,16 @@ def cost_of(folder: Path) -> dict[str, Any]:
     }
 
 
-def selection_cost(runs: Sequence[Path], scored: Sequence[tuple[str, str | None]]) -> dict[str, Any] | None:
-    """Returns what the runs that scored a manifest cost together; None where not all of them are there.
+def selection_cost(
+    runs: Sequence[Path], scored: Sequence[tuple[str, str | None]], choosing_seconds: float = 0.0
+) -> dict[str, Any] | None:
+    """Returns what a manifest cost, the runs that scored it together; None where not all of them are there.
 
     Args:
         runs: folders of runs.
         scored: of each that is looked for, the last first, the digests of its recipe and of the manifest that it was
             trained on, None where that does not matter.
+        choosing_seconds: what choosing by the scores took.
     """
     costs = list[dict[str, Any]]()
     for recipe, trained_on in scored:
@@ -59,7 +62,8 @@ def selection_cost(runs: Sequence[Path], scored: Sequence[tuple[str, str | None]
                 break
     if not costs or len(costs) < len(scored):
         return None
-    return {**costs[0], **{name: sum(cost[name] for cost in costs) for name in ("seconds", "flops")}}
+    seconds, flops = (sum(cost[name] for cost in costs) for name in ("seconds", "flops"))
+    return {**costs[0], "seconds": round(seconds + choosing_seconds, 1), "flops": flops}
 
 
 def costs_of(folders: Sequence[Path], names: Sequence[str], *, target: str | None) -> list[dict[str, Any]]:

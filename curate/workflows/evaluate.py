@@ -334,7 +334,7 @@ def _run_cell(request: Request, cell: Cell, ground: _Ground, progress: Progress)
         "accuracy": accuracy.together, "each": accuracy.each, "per_class": accuracy.per_class,
         "seconds": round(sum(_seconds(work / str(member)) for member in range(request.members)), 1),
         "flops": TRAIN_PASSES * forward_flops(plan.spec) * len(rows_K) * epochs,
-        "selection": selection_cost(request.scores, cell.arm.scored),
+        "selection": selection_cost(request.scores, cell.arm.scored, cell.arm.choosing_seconds),
         "device": plan.device, "threads": torch.get_num_threads(), "is_best": plan.train.member == "best",
     }  # fmt: skip
     if starts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,15 +21,16 @@ from curate.manifest.schema import ClassTable, Curve, Scored, Selection
 from curate.manifest.write import Choice, write_manifest
 from curate.pool.index import Pool
 from curate.pool.tar import printable
-from curate.scores import BadSample, Columns
+from curate.scores import BadSample
 from curate.selection.budget import Keep, Outliers, divide, parse_keep, parse_outliers
 from curate.selection.combine import Combine
 from curate.selection.quotas import ClassRule
 from curate.selection.radix import Order
-from curate.selection.strata import KEPT, REASONS, select
+from curate.selection.strata import REASONS, select
 from curate.selection.strata import Selection as Selected
 from curate.workflows import by_shards
 from curate.workflows.base import Base, joined, open_base
+from curate.workflows.choices import choices_of, class_counts, class_table, cut
 from curate.workflows.cover import CENTERS, K_CENTERS, Covered, CoverRequest, cover
 from curate.workflows.gather import FORGETTING, Scores, gather
 from curate.workflows.keep_curve import AUTO, check_plain, keep_from
@@ -130,6 +132,7 @@ def prune(request: Request) -> Pruned:
     _check_cover(request)
     if request.is_by_rank and request.scores and by_shards.is_large(request.scores):
         return _prune_by_shards(request, request.scores, keep, outliers)
+    started = time.monotonic()
     scores = gather(
         [folder for folder in (request.scores, *request.others) if folder],
         request.index,
@@ -143,15 +146,16 @@ def prune(request: Request) -> Pruned:
     )
     chosen = _choose(request, scores, lists, keep, outliers)
     pool, columns = scores.pool, scores.columns
-    reasons = _cut(columns.ordinals, chosen.selection.reason_N)
+    reasons = cut(columns.ordinals, chosen.selection.reason_N)
     written = _write(
         request,
         pool,
-        _choices(pool, reasons, scores.bad),
-        classes=_classes(pool, columns, chosen.selection.kept_N),
+        choices_of(pool, reasons, scores.bad),
+        classes=class_counts(pool, columns, chosen.selection.kept_N),
         selection=_record(request, scores.tie, chosen),
         scored=scores.scored,
         beside=_beside(scores, chosen),
+        started=started,
     )
     cover_record = chosen.covered.record.model_dump() if chosen.covered else None
     return replace(_pruned(request, pool, *written, chosen.selection.counts, len(scores.bad)), cover=cover_record)
@@ -169,6 +173,7 @@ def _check_auto(request: Request) -> None:
 
 def _prune_by_shards(request: Request, run: Path, keep: Keep, outliers: Outliers) -> Pruned:
     """Writes the manifest of a run that is too large to hold; the same bytes."""
+    started = time.monotonic()
     shards = by_shards.open_shards(run, request.fn, request.seed)
     pool, bad = shards.opened.pool, shards.opened.bad
     budget, aside = divide(keep, outliers, shards.total)
@@ -178,11 +183,12 @@ def _prune_by_shards(request: Request, run: Path, keep: Keep, outliers: Outliers
     written = _write(
         request,
         pool,
-        _choices(pool, shards.reasons(masks), bad),
-        classes=_class_table(pool, before, after),
+        choices_of(pool, shards.reasons(masks), bad),
+        classes=class_table(pool, before, after),
         selection=_record(request, shards.tie, chosen),
         scored=shards.opened.scored,
         beside={},
+        started=started,
     )
     return _pruned(request, pool, *written, by_shards.counts_of(masks, shards.total), len(bad))
 
@@ -196,8 +202,9 @@ def _write(
     selection: Selection,
     scored: Scored,
     beside: Mapping[str, Iterable[str]],
+    started: float,
 ) -> tuple[Path, str]:
-    """Writes the manifest; returns where it lies and its digest."""
+    """Writes the manifest, whose choice began when the clock was at `started`; returns where it lies and its digest."""
     out = request.out or Path("manifests") / f"{request.fn}-{request.keep.replace('%', 'pct')}"
     digest = write_manifest(
         out,
@@ -206,7 +213,9 @@ def _write(
         classes=classes,
         selection=selection,
         scored=scored,
-        source=made_from(request.scores, request.index, request.others, base=request.base),
+        source=made_from(
+            request.scores, request.index, request.others, base=request.base, seconds=time.monotonic() - started
+        ),
         keep_list=request.keep_list,
         beside=beside,
         force=request.force,
@@ -362,37 +371,3 @@ def _check_cover(request: Request) -> None:
 
 def _is_seeded(request: Request) -> bool:
     return request.fn == "random" or (request.fn == K_CENTERS and request.cover.start == "random")
-
-
-def _cut(
-    ordinals: Sequence[NDArray[np.int64]], reason_N: NDArray[np.uint8]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-    at = 0
-    for ordinal_K in ordinals:
-        yield ordinal_K, reason_N[at : at + len(ordinal_K)]
-        at += len(ordinal_K)
-
-
-def _choices(
-    pool: Pool, reasons: Iterable[tuple[NDArray[np.int64], NDArray[np.uint8]]], bad: Sequence[BadSample]
-) -> Iterator[Choice]:
-    failed: dict[str, dict[str, int]] = {}
-    for sample in bad:
-        counts = failed.setdefault(sample.shard, {})
-        counts[sample.kind] = counts.get(sample.kind, 0) + 1
-    for scan, (ordinal_K, reason_K) in zip(pool.scans, reasons, strict=True):
-        kept_N = np.zeros(scan.samples, dtype=np.bool_)
-        kept_N[ordinal_K[reason_K == KEPT]] = True
-        dropped = dict(zip(REASONS, np.bincount(reason_K, minlength=len(REASONS)).tolist(), strict=True))
-        del dropped[REASONS[KEPT]]
-        yield Choice(kept_N, dropped, failed.get(scan.name, {}))
-
-
-def _classes(pool: Pool, columns: Columns, kept_N: NDArray[np.bool_]) -> ClassTable:
-    label_N, size = columns.values["label"], pool.classes.num_classes
-    before, after = (np.bincount(labels[labels >= 0], minlength=size).tolist() for labels in (label_N, label_N[kept_N]))
-    return _class_table(pool, before, after)
-
-
-def _class_table(pool: Pool, before: list[int], after: list[int]) -> ClassTable:
-    return ClassTable(kind=pool.classes.kind, names=pool.classes.names, before=before, after=after)  # type: ignore[arg-type]  # a str that is one of three

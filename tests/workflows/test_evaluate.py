@@ -220,12 +220,22 @@ def test_what_build_up_cost_is_the_cost_of_all_its_rounds(
     more = ["--test", str(test_folder), *TARGET, "--seeds", "1", "--set", "train.epochs=1", "--json"]
     capsys.readouterr()
     assert run(["evaluate", *manifests, *given, "--out", str(out), *more]) == 0
-    found = {row["samples"]: row["selection"]["flops"] for row in shown(capsys)["rows"] if row["kind"] == "manifest"}
+    rows = [row for row in shown(capsys)["rows"] if row["kind"] == "manifest"]
+    found = {row["samples"]: row["selection"]["flops"] for row in rows}
     assert found == {19: one, 28: one + two}
+    # What it took to choose is part of it: each manifest says its own beside what is hashed.
+    took = [json.loads((Path(folder) / "source.json").read_bytes())["seconds"] for folder in manifests]
+    trained = [cost_of(folder)["seconds"] for folder in runs]
+    assert min(took) > 0
+    for folder, seconds in zip(manifests, (100.0, 20.0), strict=True):
+        source = json.loads((Path(folder) / "source.json").read_bytes())
+        (Path(folder) / "source.json").write_text(json.dumps({**source, "seconds": seconds}))
     # The second alone says where the first is; a run that is not named leaves its cost unknown.
     out = tmp_path / "second"
     assert run(["evaluate", manifests[1], *given, "--out", str(out), *more]) == 0
-    assert shown(capsys)["rows"][0]["selection"]["flops"] == one + two
+    row = shown(capsys)["rows"][0]
+    assert row["selection"]["flops"] == one + two
+    assert row["selection"]["seconds"] == pytest.approx(sum(trained) + 120, abs=1)
     out = tmp_path / "less"
     assert run(["evaluate", manifests[1], *given[:2], "--out", str(out), *more]) == 0
     row = shown(capsys)["rows"][0]
