@@ -120,7 +120,8 @@ def evaluate(
     if as_json:
         return console.show_json("evaluate", {"out": str(out), **result})
     show_evaluation(result["rows"], markdown=markdown)
-    console.note(f"Results of {result['runs']} runs: {out}/runs; the table: {out}/table.md")
+    table = f"; the table: {out}/table.md" if (out / "table.md").exists() else ""  # not of what was cut short
+    console.note(f"Results of {result['runs']} runs: {out}/runs{table}")
     return None
 
 

@@ -286,6 +286,7 @@ def described(run: Run) -> str:
     }[setting.store]
     precision = "bfloat16" if setting.is_bf16 else "float32"
     what = f"{pool.total:,} samples of {pool.classes.num_classes} classes"
+    what += f", {pool.unlabelled:,} without a label" if pool.unlabelled else ""
     form = "pixels" if setting.reads == "images" else f"texts of up to {setting.length:,} {setting.reads}"
     return f"{what}; {form} {where}; {precision} on {setting.device}{stem}."
 

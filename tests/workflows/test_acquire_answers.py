@@ -138,7 +138,9 @@ def test_what_shards_say_already_is_not_asked(partly: Path, tmp_path: Path) -> N
     assert len(rows_of(more / "round-1" / "to_label.csv")) == 14
 
 
-def test_members_learn_from_the_shards_labels_and_from_peoples(partly: Path, tmp_path: Path) -> None:
+def test_members_learn_from_the_shards_labels_and_from_peoples(
+    partly: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "a"
     words = [
         "acquire",
@@ -156,7 +158,9 @@ def test_members_learn_from_the_shards_labels_and_from_peoples(partly: Path, tmp
     assert run(words) == 0
     rows = [{**row, "label": str(NAMES.index(row["label"]))} for row in answered(out, 0)]
     write_rows(out / "round-0" / "to_label.csv", rows)
+    capsys.readouterr()
     assert run(words) == 0
+    assert f"48 samples of 3 classes, {32 - len(rows)} without a label" in capsys.readouterr().err
     summary = json.loads((out / "round-0" / "scores" / "summary.json").read_bytes())
     assert (summary["trained"], summary["classes"]) == (20, 3)
     assert len(rows_of(out / "round-1" / "to_label.csv")) == 4
