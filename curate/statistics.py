@@ -201,16 +201,6 @@ def paired_interval(differences: ArrayLike) -> tuple[float, float | None, float 
     return mean, mean - half, mean + half
 
 
-def histogram_of_distinct(values: ArrayLike) -> list[tuple[float, int]]:
-    """Returns each distinct value with its count, ascending; −0.0 counts as 0.0.
-
-    Raises:
-        ScoreError: a value is NaN.
-    """
-    distinct, counts = np.unique(_vector(values), return_counts=True)
-    return list(zip(distinct.tolist(), counts.tolist(), strict=True))
-
-
 def bin_edges(values: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
     """Returns the edges of equal bins, shape (bins + 1,).
 

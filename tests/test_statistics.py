@@ -12,7 +12,6 @@ from curate.errors import ScoreError, UsageError
 from curate.statistics import (
     average_ranks,
     dominance,
-    histogram_of_distinct,
     kendall,
     kolmogorov_smirnov,
     kolmogorov_smirnov_by_chance,
@@ -98,12 +97,6 @@ def test_the_spread_of_one_run_is_unknown():
     assert (mean, spread) == (93.0, 1.0)
     with pytest.raises(ScoreError, match="0 values"):
         mean_and_spread([])
-
-
-def test_distinct_values_are_counted_in_order():
-    assert histogram_of_distinct([0.25, 0.0, 1.0, 0.25, -0.0, 0.25]) == [(0.0, 2), (0.25, 3), (1.0, 1)]
-    assert str(histogram_of_distinct([-0.0])[0][0]) == "0.0"
-    assert histogram_of_distinct([]) == []
 
 
 def test_kendall_of_worked_examples():

@@ -10,9 +10,9 @@ run the tests.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from curate.acquisition.ensemble import UNLABELLED, Ensemble, FloatArray, IntArray, row_entropy
 from curate.errors import ScoreError, UsageError
@@ -83,42 +83,28 @@ def error_count(ensemble: Ensemble) -> FloatArray:
     return np.where(ensemble.labels_B == UNLABELLED, np.nan, fraction_B)
 
 
-def consensus(vote_MB: IntArray) -> NDArray[np.bool_]:
-    """Says for each sample whether all members vote for one class.
+def checkpoint_agreement(votes: Sequence[IntArray]) -> tuple[FloatArray, FloatArray]:
+    """Returns how far the checkpoints of a run agree, for n = 2, …, M counted from the last one.
 
     Args:
-        vote_MB: the class that each member puts first, shape (M, B), M ≥ 1. The last n rows of a run's
-            checkpoints give the consensus of its last n checkpoints.
+        votes: the class that each checkpoint puts first, M ≥ 1 of shape (B,), B ≥ 1, the last one last.
 
     Returns:
-        Shape (B,), bool.
+        The fractions of samples to which the last n checkpoints all give one class, and on which checkpoint n agrees
+        with the one after it; both of shape (M − 1,), float64, in [0, 1].
 
     Raises:
-        ScoreError: there is no member.
+        ScoreError: there is no sample, or no checkpoint.
+
+    Cost: O(M · B), one mask of memory.
 
     Source: Chitta et al., "Training Data Distribution Search with Ensemble Active Learning", Figure 2.
     """
-    if len(vote_MB) == 0:
-        raise ScoreError("the consensus of 0 members is not defined")
-    unanimous_B: NDArray[np.bool_] = (vote_MB == vote_MB[0]).all(axis=0)
-    return unanimous_B
-
-
-def pair_agreement(vote_MB: IntArray) -> FloatArray:
-    """Returns the fraction of samples on which each member agrees with the one before it.
-
-    Args:
-        vote_MB: the class that each member puts first, shape (M, B), M ≥ 1, B ≥ 1.
-
-    Returns:
-        Shape (M − 1,), float64, in [0, 1].
-
-    Raises:
-        ScoreError: there is no sample.
-
-    Source: Chitta et al., "Training Data Distribution Search with Ensemble Active Learning", Figure 2.
-    """
-    if vote_MB.shape[1] == 0:
-        raise ScoreError("the agreement on 0 samples is not defined")
-    agreement_M: FloatArray = (vote_MB[1:] == vote_MB[:-1]).mean(axis=1)
-    return agreement_M
+    if not votes or not len(votes[0]):
+        raise ScoreError(f"the agreement of {len(votes)} checkpoints on no sample is not defined")
+    last, pair = np.ones(len(votes) - 1), np.ones(len(votes) - 1)
+    agree_B = np.ones(len(votes[-1]), dtype=np.bool_)
+    for n in range(2, len(votes) + 1):
+        agree_B &= votes[-n] == votes[-1]
+        last[n - 2], pair[n - 2] = agree_B.mean(), (votes[-n] == votes[-n + 1]).mean()
+    return last, pair

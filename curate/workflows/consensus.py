@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.acquisition.disagreement import checkpoint_agreement
 from curate.errors import UsageError
 from curate.manifest.origin import Origin, open_origin
 from curate.scores import RUN, SUMMARY, VOTE, VOTES, read_columns, read_record
@@ -75,23 +76,20 @@ def _seeds(names: Sequence[str]) -> list[int]:
     return sorted({int(name[len(VOTE) :].split("/")[0]) for name in names})
 
 
-def _checkpoints(
-    seed: int, votes: Sequence[VoteArray], trained_N: NDArray[np.bool_] | None = None
-) -> list[dict[str, Any]]:
-    others_N = None if trained_N is None or trained_N.all() else ~trained_N
-    rows = []
-    agree_N = np.ones(len(votes[-1]), dtype=np.bool_)
-    for back in range(2, len(votes) + 1):
-        agree_N &= votes[-back] == votes[-1]
-        pair_N = votes[-back] == votes[-back + 1]
-        row: dict[str, Any] = {"seed": seed, "n": back}
-        for name, mask_N in (("last", agree_N), ("pair", pair_N)):
-            row |= {
-                name: float(mask_N.mean()),
-                f"{name}_untrained": None if others_N is None else float(mask_N[others_N].mean()),
-            }
-        rows.append(row)
-    return rows
+def _checkpoints(seed: int, votes: Sequence[VoteArray], trained_N: NDArray[np.bool_] | None) -> list[dict[str, Any]]:
+    last, pair = checkpoint_agreement(votes)
+    rows: list[dict[str, Any]] = [
+        {"seed": seed, "n": n, "last": float(last[n - 2]), "pair": float(pair[n - 2]),
+         "last_untrained": None, "pair_untrained": None}
+        for n in range(2, len(votes) + 1)
+    ]  # fmt: skip
+    if trained_N is None or trained_N.all():
+        return rows
+    last, pair = checkpoint_agreement([vote_N[~trained_N] for vote_N in votes])
+    return [
+        {**row, "last_untrained": float(last[row["n"] - 2]), "pair_untrained": float(pair[row["n"] - 2])}
+        for row in rows
+    ]
 
 
 def _ensembles(

@@ -8,10 +8,9 @@ import pytest
 from curate.acquisition import Ensemble, EnsembleSums, acquisition, ensemble_of
 from curate.acquisition.baseline import loss, random
 from curate.acquisition.disagreement import (
-    consensus,
+    checkpoint_agreement,
     error_count,
     mutual_information,
-    pair_agreement,
     variation_ratio,
 )
 from curate.acquisition.uncertainty import entropy, least_confidence, margin
@@ -51,14 +50,16 @@ def test_four_members():
     assert close([-math.log(0.575), -math.log(0.4), -math.log(0.5)]) == loss(ensemble)
 
 
-def test_consensus_of_four_members():
-    vote_MB = FOUR_MEMBERS.argmax(axis=2)
-    assert consensus(vote_MB).tolist() == [False, True, False]
-    assert close([1 / 3, 1 / 3, 2 / 3]) == pair_agreement(vote_MB)
-    with pytest.raises(ScoreError, match="0 members"):
-        consensus(vote_MB[:0])
-    with pytest.raises(ScoreError, match="0 samples"):
-        pair_agreement(vote_MB[:, :0])
+def test_agreement_of_four_checkpoints():
+    """They vote 0, 0, 0; 1, 0, 1; 0, 0, 0; 0, 0, 1."""
+    last, pair = checkpoint_agreement(list(FOUR_MEMBERS.argmax(axis=2)))
+    assert close([2 / 3, 1 / 3, 1 / 3]) == last  # from the last two to all four
+    assert close([2 / 3, 1 / 3, 1 / 3]) == pair  # the last two, then one earlier
+    alone, nothing = checkpoint_agreement([np.array([1, 2])])
+    assert (len(alone), len(nothing)) == (0, 0)
+    for votes in ([], [np.array([], dtype=np.int64)] * 2):
+        with pytest.raises(ScoreError, match="is not defined"):
+            checkpoint_agreement(votes)
 
 
 def test_a_one_hot_row_scores_plus_zero_and_ranks_last():

@@ -10,6 +10,7 @@ import pytest
 from conftest import TOY
 from scipy import stats
 
+from curate.acquisition.disagreement import checkpoint_agreement
 from curate.cli import run
 from curate.manifest.algebra import kept_mask
 from curate.manifest.lines import read_lines
@@ -347,12 +348,11 @@ def test_consensus_is_counted_on_what_was_not_trained_on_too(
 
 
 def test_checkpoints_that_agree_all_along_are_fewer_the_more_they_are() -> None:
-    from curate.workflows.consensus import _checkpoints, plurality
-
     votes = [np.array(v) for v in ([0, 1, 1], [0, 0, 0], [0, 1, 0], [0, 0, 1])]
-    assert [row["last"] for row in _checkpoints(0, votes)] == pytest.approx([1 / 3, 1 / 3, 1 / 3])
-    assert [row["pair"] for row in _checkpoints(0, votes)] == pytest.approx([1 / 3, 2 / 3, 1 / 3])
-    assert plurality(votes).tolist() == [0, 0, 0]
+    last, pair = checkpoint_agreement(votes)
+    assert last.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    assert pair.tolist() == pytest.approx([1 / 3, 2 / 3, 1 / 3])
+    assert consensus.plurality(votes).tolist() == [0, 0, 0]
 
 
 def test_what_is_in_common_is_what_prune_would_keep_by_both(
