@@ -8,6 +8,8 @@ All arms of a case run in one process, in turn: starting one for each would take
     eager       the same steps by plain PyTorch, one call after the other, on batches that are tensors already
     limit       the recorded steps alone on such batches; for scoring, bare forward passes
     any order   the limit with whatever convolutions cuDNN finds fastest, so that a resumed run may end otherwise
+    unwatched   `train_member` without training dynamics
+    numpy       greedy k-centers with the processor's products; both find the same centers, or there is no figure
 """
 
 from __future__ import annotations
@@ -19,21 +21,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.arms import Measured
+from benchmarks.k_centers import embeddings
 from benchmarks.pools import opened
 from benchmarks.suite import LIMIT, OURS, Benchmark, Case, Setting, Target
 from benchmarks.training import ready
+from curate.acquisition.dynamics import Dynamics
 from curate.pool.index import Pool
 from curate.proxy.device import has_fast_bf16, make_repeatable
 from curate.proxy.models import ModelSpec, build_model, stem_for
 from curate.proxy.pixels import Shape, StoredPixels
 from curate.proxy.plan import Plan, autocast, normalised
 from curate.proxy.predict import predict
+from curate.proxy.products import TorchKernel
 from curate.proxy.step import Step
 from curate.proxy.training import build_optimizer, train_member
 from curate.recipe import Augment, Train
+from curate.selection.k_centers import k_centers
 
 SIDE, MEMBERS, EPOCHS = 32, 8, 3
 TRAININGS = (("preact_resnet20", 128), ("preact_resnet20", 512), ("convnet3", 512), ("resnet18", 512))
@@ -53,12 +60,14 @@ def network(plan: Plan) -> tuple[nn.Module, torch.optim.SGD]:
     return model, build_optimizer(model, plan.train)
 
 
-def by_curate(plan: Plan, pixels: StoredPixels) -> Act:
+def by_curate(plan: Plan, pixels: StoredPixels, *, watched: bool = False) -> Act:
     def act() -> int:
+        dynamics = Dynamics(len(pixels.rows)) if watched else None
         with tempfile.TemporaryDirectory() as folder:
             train_member(
                 plan, pixels, np.arange(len(pixels.rows)), seed=0, folder=Path(folder),
                 progress=lambda epoch, seen: None, on_epoch=lambda epoch, model, record: None,
+                dynamics=dynamics,
             )  # fmt: skip
         return EPOCHS * len(pixels.rows)
 
@@ -113,7 +122,26 @@ def scorers(plan: Plan, pixels: StoredPixels, batch: int) -> dict[str, Act]:
     return {OURS: ours, LIMIT: bare}
 
 
-def timed(name: str, acts: dict[str, Act], *, repeats: int, targets: list[Target], note: str = "") -> Case:
+def centers(x_ND: NDArray[np.float32], budget: int, device: str) -> dict[str, Act]:
+    """Returns greedy k-centers after a start of 1,000, with products by torch on a device and by numpy."""
+    start = np.arange(1000)
+    found = dict[str, NDArray[np.int64]]()
+
+    def by(name: str, kernel: Callable[[], TorchKernel | None]) -> Act:
+        def act() -> int:
+            found[name] = k_centers(x_ND, budget, start=start, kernel=kernel()).order_K
+            if any(not np.array_equal(order_K, found[name]) for order_K in found.values()):
+                raise RuntimeError("the orders of centers differ")
+            return budget
+
+        return act
+
+    return {OURS: by(OURS, lambda: TorchKernel(x_ND, device)), "numpy": by("numpy", lambda: None)}
+
+
+def timed(
+    name: str, acts: dict[str, Act], *, repeats: int, targets: list[Target], note: str = "", unit: str = "images/s"
+) -> Case:
     """Returns a case whose arms ran in turn, after one run each that does not count."""
     values: dict[str, list[float]] = {arm: [] for arm in acts}
     peaks = dict.fromkeys(acts, 0.0)
@@ -128,7 +156,7 @@ def timed(name: str, acts: dict[str, Act], *, repeats: int, targets: list[Target
                 values[arm].append(images / (time.perf_counter() - started))
             peaks[arm] = torch.cuda.max_memory_allocated() / 2**20
     measured = {arm: Measured(values[arm], peaks[arm]) for arm in acts}
-    return Case(name, "images/s", measured, {}, targets, note)
+    return Case(name, unit, measured, {}, targets, note)
 
 
 def cases_of(pool: Pool, setting: Setting, what: str) -> Iterator[Case]:
@@ -147,6 +175,15 @@ def cases_of(pool: Pool, setting: Setting, what: str) -> Iterator[Case]:
         targets = [Target(LIMIT, 0.85)]
         yield timed(f"{EPOCHS} epochs of {name}, batch {batch}", acts, repeats=repeats, targets=targets,
                     note=f"{what}; building, recording, state and member with it")  # fmt: skip
+    for name, batch in TRAININGS[1:2]:
+        plan = plan_of(name, batch, classes)
+        acts = {OURS: by_curate(plan, pixels, watched=True), "unwatched": by_curate(plan, pixels)}
+        yield timed(f"dynamics in {EPOCHS} epochs of {name}, batch {batch}", acts, repeats=repeats,
+                    targets=[Target("unwatched", 0.97)], note=what)  # fmt: skip
+    size = 5_000 if setting.quick else 50_000
+    acts = centers(embeddings("thin", size, 512), size // 2, "cuda")
+    yield timed(f"{size // 2:,} centers of {size:,} x 512", acts, repeats=1, targets=[], unit="centers/s",
+                note="made-up features, rectified")  # fmt: skip
     for batch in (256, 1024):
         plan = plan_of("preact_resnet20", 128, classes)
         yield timed(f"scoring by {MEMBERS} preact_resnet20, batch {batch}", scorers(plan, pixels, batch),

@@ -9,6 +9,8 @@ import torch
 from conftest import everything, png, write_tar
 
 from curate.acquisition.dynamics import Dynamics
+from curate.cli import run
+from curate.manifest.lines import manifest_digest
 from curate.pool.index import Pool, build_index
 from curate.pool.labels import LabelSource
 from curate.proxy import step
@@ -18,8 +20,10 @@ from curate.proxy.models import ModelSpec, build_model
 from curate.proxy.pixels import Shape, StoredPixels
 from curate.proxy.plan import Plan
 from curate.proxy.predict import measured, predict
+from curate.proxy.products import TorchKernel
 from curate.proxy.training import SAVE_EVERY, history_of, train_member
 from curate.recipe import Augment, Train
+from curate.selection.k_centers import k_centers
 
 pytestmark = [
     pytest.mark.gpu,
@@ -149,3 +153,26 @@ def test_training_and_scores_agree_with_the_processor(pool: Pool, tmp_path: Path
     assert probs == pytest.approx(other_probs, abs=1e-4)
     assert (votes == other_votes).mean() > 0.99
     assert right.each == pytest.approx(other_right.each, abs=0.01)
+
+
+def test_centers_found_on_the_gpu_are_the_same(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    x_ND = (draw.normal(size=(30_000, 10)) @ draw.normal(size=(10, 256))).astype(np.float16).astype(np.float32)
+    x_ND[100:200] = x_ND[300:400]  # copies, which come last
+    x_ND[200:250] = x_ND[0] + np.eye(50, 256, dtype=np.float32) * 1e-3  # near-ties
+    rank_N = draw.permutation(len(x_ND))
+    found = k_centers(x_ND, 4_000, start=[3, 5], rank_N=rank_N, kernel=TorchKernel(x_ND, "cuda"))
+    host = k_centers(x_ND, 4_000, start=[3, 5], rank_N=rank_N)
+    assert np.array_equal(found.order_K, host.order_K)
+    assert np.array_equal(found.radius_K, host.radius_K)
+    assert found.cover_radius == host.cover_radius
+
+
+def test_prune_covers_a_pool_on_the_gpu_as_on_the_processor(pool: Pool, tmp_path: Path) -> None:
+    words = ["--proxy", "preact_resnet20", "--seeds", "1", "--epochs", "2", "--checkpoints", "1", "--embeddings"]
+    scores = tmp_path / "scores"
+    assert run(["score", str(pool.root), "--out", str(scores), *words, "--set", "train.batch_size=32"]) == 0
+    for device in ("cpu", "cuda"):
+        out = ["--keep", "0.5", "--device", device, "--out", str(tmp_path / device)]
+        assert run(["prune", "--scores", str(scores), "--fn", "k_centers", *out]) == 0
+    assert manifest_digest(tmp_path / "cpu") == manifest_digest(tmp_path / "cuda")
