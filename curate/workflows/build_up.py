@@ -82,6 +82,7 @@ def build_up(request: Request, progress: Progress | None = None) -> list[dict[st
             run = open_run(_run_request(request, request.out), progress)
             check_fits(run.plan.spec)
             check_others(run)
+            _check_sizes(request, run.pool.total - run.pool.bad)
         _check_record(request)
         # Decoded once, for all iterations; who cannot be decoded is never drawn.
         folder = request.out / "pixels"
@@ -132,7 +133,9 @@ def check(request: Request) -> None:
 
 
 def _check_sizes(request: Request, good: int) -> None:
-    """Refuses counts that the pool has not, before anything is trained."""
+    """Refuses sizes that the pool has not, or that round to nothing, before anything is trained."""
+    for keep in request.schedule:
+        parse_keep(keep, what="--schedule").budget(good)
     divide(parse_keep(request.schedule[-1], what="--schedule"), parse_outliers(request.outliers), good)
 
 

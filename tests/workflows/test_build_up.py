@@ -172,6 +172,8 @@ def test_who_cannot_be_decoded_is_never_drawn_where_pixels_are_streamed(tmp_path
         (["--schedule", "0.5,20"], "mixes"),
         (["--schedule", "0.2,0.9", "--outliers", "0.2"], "more than all"),
         (["--schedule", "12,48"], "'48': 48 samples were asked for, but there are 47"),
+        (["--schedule", "12,90"], "'90': 90 samples were asked for, but there are 48"),
+        (["--schedule", "0.001,0.5"], "'0.001' of 48 samples is 0.048, rounded to 0"),
         (["--schedule", "12,40", "--outliers", "8"], "40 + 8 = 48, which is 1 too many"),
         (["--schedule", "0.2,0.4", "--proxy", "inception_v4"], "'inception_v4' cannot take images of 8 px"),
         (["--schedule", "0.2,0.4", "--fn", "variation_ration"], "Did you mean"),
