@@ -166,7 +166,9 @@ def compare(
     target: Annotated[
         list[Path] | None,
         typer.Option(
-            "--target", help="Hold the runs, and them combined, against it; may be given again.", metavar="RUN"
+            "--target",
+            help="Hold the runs, them combined, and a random order against it; may be given again.",
+            metavar="RUN",
         ),
     ] = None,
     fn: Annotated[

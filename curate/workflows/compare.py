@@ -17,7 +17,7 @@ from curate.errors import RunError, ScoreError, UsageError, did_you_mean
 from curate.manifest.origin import Origin, open_origin
 from curate.scores import column_names
 from curate.workflows.cover import K_CENTERS
-from curate.workflows.gather import check_named_once
+from curate.workflows.gather import check_named_once, random_order
 from curate.workflows.rankings import (
     Ranking,
     aligned,
@@ -31,7 +31,7 @@ from curate.workflows.rankings import (
 from curate.workflows.single_runs import single_runs
 
 TRACE = "trace"
-COMBINATION = "rank combination"
+COMBINATION, RANDOM_ORDER = "rank combination", "random order"
 FUNCTIONS = (*ACQUISITIONS, K_CENTERS)
 
 
@@ -41,7 +41,7 @@ class Request:
 
     Attributes:
         runs: folders of `score` over one pool; of one alone, its seeds are compared.
-        targets: runs that the others, and their rank combination, are held against.
+        targets: runs that the others, their rank combination and a random order are held against.
         fns: acquisition functions, or `k_centers`; empty for all acquisition functions that every run has.
         tops: fractions or counts of the highest scores whose overlap is asked for.
         epochs: also hold every traced epoch against the end of its run, and against each target's.
@@ -126,6 +126,8 @@ def _agreement(
         others = {name: one for name, one in rankings.items() if name not in targets}
         if len(others) > 1:
             others[COMBINATION] = rank_combination(list(others.values()))
+        identity_N = rankings[targets[0]].identity_N
+        others[RANDOM_ORDER] = Ranking(identity_N, random_order(identity_N, 0))
         rankings = {**others, **{name: rankings[name] for name in targets}}
         pairs = [*product(others, targets), *combinations(targets, 2)]
     return [{"fn": fn, "a": a, "b": b, **correlations(rankings[a], rankings[b], request.tops)} for a, b in pairs]

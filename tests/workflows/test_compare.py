@@ -71,7 +71,7 @@ def test_a_target_is_held_against_runs_and_their_rank_combination(
 ) -> None:
     rows = compared(capsys, *two_runs, "--target", toy_scores, "--fn", "margin", "--cost")
     assert [(row["a"], row["b"]) for row in rows["agreement"]] == [
-        ("one", "scores"), ("two", "scores"), ("rank combination", "scores"),
+        ("one", "scores"), ("two", "scores"), ("rank combination", "scores"), ("random order", "scores"),
     ]  # fmt: skip
     mean = sum(stats.rankdata(-column(folder, "margin")) for folder in two_runs) / 2
     expected = stats.pearsonr(-mean, column(toy_scores, "margin"))[0]
@@ -94,7 +94,8 @@ def test_several_targets_are_held_against_each_other_too(
     found = compared(capsys, *words)
     assert [(row["a"], row["b"]) for row in found["agreement"]] == [
         ("one", "two"), ("one", "three"), ("scores", "two"), ("scores", "three"),
-        ("rank combination", "two"), ("rank combination", "three"), ("two", "three"),
+        ("rank combination", "two"), ("rank combination", "three"), ("random order", "two"), ("random order", "three"),
+        ("two", "three"),
     ]  # fmt: skip
     expected = stats.pearsonr(column(two, "entropy"), column(three, "entropy"))[0]
     assert found["agreement"][-1]["pearson"] == pytest.approx(expected, abs=1e-6)
@@ -128,7 +129,8 @@ def test_orders_of_centers_are_compared(
     assert sorted(place[1]) == keys
     ranks = [np.array([own[key] for key in keys]) for own in place]
     expected = {(a, b): stats.spearmanr(ranks["abc".index(a)], ranks["abc".index(b)])[0] for a, b in ("ab", "ac", "bc")}
-    assert {(row["a"], row["b"]): row["spearman"] for row in found["agreement"]} == pytest.approx(expected, abs=1e-6)
+    agreement = [row for row in found["agreement"] if row["a"] != "random order"]
+    assert {(row["a"], row["b"]): row["spearman"] for row in agreement} == pytest.approx(expected, abs=1e-6)
     assert all(row["n"] == 43 for row in found["agreement"])
     (proxy, target) = found["single_runs"]
     assert (proxy["run"], proxy["pairs"], target["run"], target["pairs"]) == ("a", 2, "targets", 1)
@@ -263,7 +265,10 @@ def test_samples_without_a_score_are_left_out(
 ) -> None:
     """Some were held out, so that they have no dynamics; of what no two runs were trained on nothing can be said."""
     assert run(["score", str(pool_folder), "--out", str(tmp_path / "held"), *SMALL, "--val", "0.2"]) == 0
-    (*_, row) = compared(capsys, tmp_path / "held", two_runs[0], "--target", two_runs[1], "--fn", "aum")["agreement"]
+    (*_, row, random) = compared(capsys, tmp_path / "held", two_runs[0], "--target", two_runs[1], "--fn", "aum")[
+        "agreement"
+    ]
+    assert (random["a"], random["n"]) == ("random order", 47)
     assert row["a"] == "rank combination"
     aum = [column(folder, "aum") for folder in (tmp_path / "held", *two_runs)]
     in_all = np.isfinite(aum[0])
