@@ -94,6 +94,20 @@ def _agreement(paths: Sequence[Path]) -> str:
     return "\n".join(parts)
 
 
+def _figure3(paths: Sequence[Path]) -> str:
+    """Runs, their combination and a random order with each target: `curate compare` with several targets."""
+    rows = _read(paths[0])["agreement"] if paths else []
+    parts = []
+    for fn in dict.fromkeys(row["fn"] for row in rows):
+        found = {
+            (row["a"], row["b"]): f"{row['spearman']:.3f} ({row['pearson']:.3f})" for row in rows if row["fn"] == fn
+        }
+        targets = list(dict.fromkeys(b for _, b in found))
+        body = [[a, *(found.get((a, b), "") for b in targets)] for a in dict.fromkeys(a for a, _ in found)]
+        parts.append(_table([fn, *targets], body))
+    return "\n".join(parts)
+
+
 def _consensus(paths: Sequence[Path]) -> str:
     """How far checkpoints of one run agree, means over seeds: `curate compare --consensus`."""
     runs = {_name(path): _read(path) for path in paths}
@@ -134,6 +148,7 @@ TABLES: dict[str, Callable[[Sequence[Path]], str]] = {
     "rounds-*.json": _rounds,
     "seeds.json": _seeds,
     "agreement.json": _agreement,
+    "figure3.json": _figure3,
     "consensus-*.json": _consensus,
     "ensembles-*.json": _ensembles,
 }
