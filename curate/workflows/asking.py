@@ -41,7 +41,7 @@ from curate.workflows.rounds import Round
 
 TO_LABEL, PICTURES = "to_label.csv", "pictures"
 PAGE, TASKS, CONFIG, IMAGES = "index.html", "label_studio.json", "label_studio.xml", "images"
-PICTURE_PX, QUALITY, TEXT_CHARACTERS = 224, 90, 20_000
+PICTURE_PX, QUALITY, TEXT_CHARACTERS, WORDS_CHARACTERS = 224, 90, 20_000, 300
 HEAD = """<!doctype html>
 <html lang="en">
 <head>
@@ -103,14 +103,10 @@ def asked_and_answered(
     path, pictures = this.folder / TO_LABEL, this.folder / PICTURES
     if not path.exists():
         title = f"Round {this.number}: {len(asked.questions):,} samples to label"
-        _write_pictures(pictures, pool, asked.questions, words.names, title)
+        seen = _write_pictures(pictures, pool, asked.questions, words.names, title)
         # Last: it says that the rest is there. Once there it is people's, and never written again.
-        rows = [(*question.identity, "") for question in asked.questions]
-        if pool.kind == "text":
-            durable.write_bytes(path, as_csv(rows))
-        else:
-            seen = [(*row, f"{PICTURES}/{_file_of(number)}") for number, row in enumerate(rows)]
-            durable.write_bytes(path, as_csv(seen, more=["picture"]))
+        rows = [(*question.identity, "", one) for question, one in zip(asked.questions, seen, strict=True)]
+        durable.write_bytes(path, as_csv(rows, more=["text" if pool.kind == "text" else "picture"]))
     answers = read_answers([path, *files], asked, words)
     if asked.questions and not answers:
         return Waiting(this.number, len(asked.questions), path, pictures)
@@ -141,8 +137,11 @@ def check_answers_stand(pool: Pool, this: Round, before: Answers, classes: Seque
             )
 
 
-def _write_pictures(out: Path, pool: Pool, questions: Sequence[Question], classes: Sequence[str], title: str) -> None:
-    is_text = pool.kind == "text"
+def _write_pictures(
+    out: Path, pool: Pool, questions: Sequence[Question], classes: Sequence[str], title: str
+) -> list[str]:
+    """Writes what people look at; returns what a row of the CSV shows of each: where its picture lies, or its words."""
+    is_text, shown = pool.kind == "text", list[str]()
     with durable.building(out) as build:
         if not is_text:
             (build / IMAGES).mkdir()
@@ -152,9 +151,11 @@ def _write_pictures(out: Path, pool: Pool, questions: Sequence[Question], classe
             for number, (question, data) in enumerate(_entries(pool, questions)):
                 if is_text:
                     seen = {"text": _text(data, pool.text_field)}
+                    shown.append(_quoted(seen["text"]))
                     page.write(_figure(f"<p>{html.escape(seen['text'])}</p>", question))
                 else:
-                    picture, name = _picture(data), _file_of(number)
+                    picture, name = _picture(data), f"{IMAGES}/{number:06d}.jpg"
+                    shown.append(f"{PICTURES}/{name}")
                     (build / name).write_bytes(picture)
                     seen = {"image": f"data:image/jpeg;base64,{base64.standard_b64encode(picture).decode()}"}
                     page.write(_figure(f'<img src="{name}" alt="" loading="lazy">', question))
@@ -163,6 +164,7 @@ def _write_pictures(out: Path, pool: Pool, questions: Sequence[Question], classe
             page.write("</main>\n</body>\n</html>\n")
         (build / CONFIG).write_text(_config(classes, "Text" if is_text else "Image"), encoding="utf-8")
         durable.replace_folder(build, out)
+    return shown
 
 
 def _entries(pool: Pool, questions: Sequence[Question]) -> Iterator[tuple[Question, bytes]]:
@@ -174,9 +176,10 @@ def _entries(pool: Pool, questions: Sequence[Question]) -> Iterator[tuple[Questi
             yield question, data
 
 
-def _file_of(number: int) -> str:
-    """Returns where a question's picture lies below the folder of pictures."""
-    return f"{IMAGES}/{number:06d}.jpg"
+def _quoted(text: str) -> str:
+    """Returns the first words of a text in quotes, on one line; no spreadsheet takes it for a formula then."""
+    words = " ".join(text.split())
+    return "“" + printable(words[:WORDS_CHARACTERS]) + ("…" if len(words) > WORDS_CHARACTERS else "") + "”"
 
 
 def _text(data: bytes, field: str) -> str:

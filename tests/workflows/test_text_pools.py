@@ -1,5 +1,6 @@
 """A pool of texts goes the way of images: the same commands, tables and manifests."""
 
+import csv
 import json
 import shutil
 import threading
@@ -238,6 +239,10 @@ def test_people_are_asked_about_texts(texts: Path, tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt; green grass" in page
     assert "<script>alert" not in page
     assert MARKUP in {task["data"]["text"] for task in tasks}
+    with next(out.rglob("to_label.csv")).open(newline="", encoding="utf-8") as file:
+        shown = [row["text"] for row in csv.DictReader(file)]
+    assert f"“{MARKUP}”" in shown
+    assert all(text[0] == "“" and "\n" not in text and len(text) <= 303 for text in shown)
     assert '<Text name="text" value="$text" />' in (pictures / "label_studio.xml").read_text()
 
 
