@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,11 @@ class Embeddings:
         self.seed, self.epoch = int(record["seed"]), int(record["epoch"])
         self._paths = [embeddings_path(run, scan.name) for scan in pool.scans]
         self._first_S = np.concatenate([[0], np.cumsum([len(ordinal_N) for ordinal_N in ordinals])])
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes of one embedding in memory; reads the first shard that has one."""
+        return self.read(np.zeros(1, dtype=np.int64)).nbytes
 
     def read(self, row_B: NDArray[np.int64]) -> NDArray[np.float32]:
         """Returns the embeddings of some rows in their order, shape (B, D).

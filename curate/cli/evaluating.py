@@ -231,9 +231,10 @@ def _show_compared(result: dict[str, Any], tops: Sequence[str]) -> None:
         for r in result.get("single_runs", [])
     ]  # fmt: skip
     if single:
-        title = "Single runs against the target's: means over pairs"
-        head = ("", "pairs", "spearman's std", "under the target with itself", *columns)
-        console.show_table(title, head, single)
+        title = (
+            "Single runs against the target's: means over pairs; spearman's std, and what it lacks to the target's own"
+        )
+        console.show_table(title, ("", "pairs", "std", "lacks", *columns), single)
     traced = [
         (f"{r['run']}: {r['fn']}, seed {r['seed']}", str(r["epoch"]),
          "its end" if r["with"] == r["run"] else r["with"], *figures(r))
@@ -272,8 +273,9 @@ def _show_consensus(votes: dict[str, Any]) -> None:
         (f"seed {r['seed']}", str(r["n"]), *("-" if r[share] is None else f"{r[share]:.2%}" for share in shares))
         for r in votes["checkpoints"]
     ]
-    columns = ("", "n", "last n agree", "where not trained on", "n and the next agree", "where not trained on")
-    console.show_table(f"{votes['run']}: checkpoints", columns, rows)
+    columns = ("", "n", "last n agree", "not trained on", "n and the next agree", "not trained on")
+    if rows:
+        console.show_table(f"{votes['run']}: checkpoints", columns, rows)
     where = ("trained", "untrained", "all")
     kinds = [
         (f"{row['ensemble']} ({row['members']})", *("-" if row[w] is None else f"{row[w]:.2%}" for w in where))

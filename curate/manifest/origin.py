@@ -136,7 +136,7 @@ def find_pool(folder: Path, head: Head) -> Pool | None:
 def choosing_seconds(folder: Path) -> float:
     """Returns how long the choice of a manifest took; 0 for one that does not say it, such as a published one."""
     seconds = _source(folder).get("seconds", 0.0)
-    return float(seconds) if isinstance(seconds, float) else 0.0
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
 def find_base(folder: Path, head: Head, others: Mapping[str, Path]) -> Path | None:

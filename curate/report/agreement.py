@@ -39,11 +39,12 @@ def _of_runs(rows: Rows) -> list[Chart]:
 
 def _of_functions(rows: Rows, fns: Sequence[str]) -> list[Chart]:
     lines = []
-    for name in dict.fromkeys(row["run"] for row in rows):
-        own = [row for row in rows if row["run"] == name and row["spearman"] == row["spearman"]]
-        points = tuple((float(fns.index(row["fn"])), row["spearman"], row["spread"]) for row in own)
+    for name, is_target in dict.fromkeys((row["run"], row["is_target"]) for row in rows):
+        mine = [row for row in rows if (row["run"], row["is_target"]) == (name, is_target)]
+        own = [row for row in mine if row["spearman"] == row["spearman"]]
+        points = tuple((float(fns.index(row["fn"])), row["spearman"], row["spread"] or 0.0) for row in own)
         if points:
-            lines.append(Line(name, "random" if own[0]["is_target"] else "", points))
+            lines.append(Line(name, "random" if is_target else "", points))
     ticks = [(number, fn.replace("_", " ")) for number, fn in enumerate(fns)]
     title = "Spearman with single runs of the target; dashed: its runs with each other"
     return [Chart(title, lines, "", ticks, lambda number: fns[int(number)], factor=1)] if lines else []

@@ -7,6 +7,7 @@ what is to be labelled.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -30,8 +31,8 @@ from curate.recipe import Recipe
 from curate.scores import INDEX, write_record
 from curate.selection.budget import parse_keep
 from curate.workflows import prune as pruning
-from curate.workflows.answers import write_answers
-from curate.workflows.asking import Waiting, asked_and_answered, check_answers_stand
+from curate.workflows.answers import check_tested, write_answers
+from curate.workflows.asking import Waiting, asked_and_answered, check_answers_stand, first_labels
 from curate.workflows.cover import K_CENTERS, CoverRequest
 from curate.workflows.rounds import ANSWERS, MANIFEST, SELECTED, Round, write_rounds
 from curate.workflows.run import Request as RunRequest
@@ -140,6 +141,7 @@ def acquire(request: Request, progress: Progress | None = None) -> Acquired:
         work = Acquisition(request, _index(request, request.shards, request.out / INDEX, progress), progress)
         _check_labels(work)
         _check_record(work)
+        parse_keep(request.initial, what="--initial").budget(work.pool.total - work.pool.bad)
         _select(work, 0)
         _check_sizes(work)
         records = list[dict[str, Any]]()
@@ -211,8 +213,15 @@ def _check_record(work: Acquisition) -> None:
     }  # fmt: skip
     known: dict[str, Any] = durable.read_json(path, sizes=list) if path.exists() else fresh
     before = known.get("test", "")
+    is_new = not (request.out / "test").exists()
     index = request.out / "test" / INDEX
-    fresh["test"] = _index(request, request.test, index, work.progress).fingerprint if request.test else before
+    try:
+        fresh["test"] = _index(request, request.test, index, work.progress).fingerprint if request.test else before
+        check_tested(first_labels(work.pool, work.round(0)), _tested(request))
+    except UsageError:  # another one may be named
+        if is_new:
+            shutil.rmtree(request.out / "test", ignore_errors=True)
+        raise
     changed = [name for name in fresh if name not in ("sizes", "test") and known.get(name) != fresh[name]]
     changed += ["test"] * (before not in ("", fresh["test"]))
     done = [keep for number, keep in enumerate(known["sizes"]) if (request.out / f"round-{number}" / MANIFEST).exists()]
@@ -276,8 +285,7 @@ def _ask(work: Acquisition, number: int) -> Waiting | None:
     """Takes a round's answers over, or says that it waits for them."""
     request, this = work.request, work.round(number)
     if not this.answers.exists():
-        tested = load_pool(request.out / "test" / INDEX).classes.seen if request.test else ()
-        before = _answers(work, number)
+        before, tested = _answers(work, number), _tested(request)
         waiting = asked_and_answered(work.pool, this, before, request.classes, request.answers, tested=tested)
         if waiting:
             return waiting
@@ -287,6 +295,11 @@ def _ask(work: Acquisition, number: int) -> Waiting | None:
         check_answers_stand(work.pool, this, _answers(work, number), request.classes)
     write_answers(request.out / ANSWERS, _answers(work, len(request.keeps)))
     return None
+
+
+def _tested(request: Request) -> list[str]:
+    """Returns the labels of the test shards, each of which members must have seen."""
+    return load_pool(request.out / "test" / INDEX).classes.seen if request.test else []
 
 
 def _note_classes(work: Acquisition) -> None:

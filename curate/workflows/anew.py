@@ -13,7 +13,6 @@ import torch
 
 from curate.acquisition import acquisition
 from curate.errors import UsageError
-from curate.pool.index import Pool
 from curate.progress import Progress
 from curate.proxy.pixels import Pixels
 from curate.recipe import Recipe
@@ -69,15 +68,14 @@ class Anew:
             if (size := parse_keep(keep)).is_fraction and size.value == 1:
                 raise UsageError(f"--keep {keep} keeps everything: there is nothing to compare.", hint="Such as 0.5.")
 
-    def check_sizes(self, pool: Pool) -> None:
-        """Refuses a count that keeps all of the pool, now that its size is known.
+    def check_sizes(self, good: int) -> None:
+        """Refuses what keeps all of so many samples, or more, now that it is known how many can be scored.
 
         Raises:
             UsageError: nothing to compare with would be left.
         """
-        good = pool.total - pool.bad
         for keep in self.keeps:
-            if parse_keep(keep).budget(good) == good:
+            if parse_keep(keep, what="--keep").budget(good) == good:
                 raise UsageError(
                     f"--keep {keep} keeps all {good:,} samples: there is nothing to compare.", hint="Such as 0.5."
                 )

@@ -20,6 +20,7 @@ from curate.pool.tar import printable
 
 COLUMNS = ("shard", "key", "label")
 SHOWN = 3
+DRAW_MORE = "draw more: a larger --initial in another --out begins with the same samples and takes --answers."
 
 
 @dataclass(frozen=True)
@@ -217,9 +218,8 @@ def check_all_answered(number: int, asked: Asked, answers: Answers, files: Seque
 
 
 def check_first_labels(words: Vocabulary, labels: Collection[str], tested: Collection[str] = ()) -> None:
-    """Refuses to begin where a class that is listed, or that accuracy is measured on, has no label.
-
-    Members would never learn it.
+    """Refuses to begin where a class that is listed, or that accuracy is measured on, has no label: members would never
+    learn it.
 
     Args:
         words: what a label may be called.
@@ -235,18 +235,40 @@ def check_first_labels(words: Vocabulary, labels: Collection[str], tested: Colle
             f"{ids:,} of the {len(labels):,} classes in the answers are ids, the others are names.",
             hint="Expected one of both; --classes FILE lists what a label may be.",
         )
+    check_tested(labels, tested)
     listed = [name for name in words.names if words.texts[name] not in labels]
-    unseen = listed or sorted(set(tested) - {*labels})
-    if unseen:
-        shown = ", ".join(f"'{printable(name)}'" for name in unseen[:SHOWN])
-        where = "" if listed else ", which --test measures"
-        out = "Take a class that does not exist off the list" if listed else "Name other --test shards"
+    if listed:
         raise UsageError(
-            f"No sample of the initial subset is of class {shown}{', …' if len(unseen) > SHOWN else ''}{where}: "
-            "it would not be learned. Nothing was taken over.",
-            hint=f"{out}; or draw more: a larger --initial in another --out begins with the same samples and takes "
-            "these answers with --answers.",
+            f"No sample of the initial subset is of class {_some(listed)}: it would not be learned.",
+            hint=f"Take a class that does not exist off the list; or {DRAW_MORE}",
         )
+
+
+def check_tested(labels: Collection[str], tested: Collection[str]) -> None:
+    """Refuses to measure on classes that have no label in the initial subset.
+
+    Raises:
+        UsageError: names the classes; or says that labels are of another kind.
+    """
+    if not tested or not labels:
+        return
+    kinds = ["ids" if all(map(is_class_id, texts)) else "names" for texts in (tested, labels)]
+    if kinds[0] != kinds[1]:
+        raise UsageError(
+            f"The labels of the --test shards are {kinds[0]}, those of the initial subset {kinds[1]}.",
+            hint="Leave out --test, or name shards whose labels are written as the answers are, in another --out.",
+        )
+    unseen = sorted(set(tested) - {*labels}, key=lambda text: (int(text) if is_class_id(text) else 0, text))
+    if unseen:
+        raise UsageError(
+            f"No sample of the initial subset is of class {_some(unseen)}, which --test measures: it would not be "
+            "learned. Nothing was taken over.",
+            hint=f"Leave out --test; or {DRAW_MORE}",
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(f"'{printable(name)}'" for name in names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
 def _plain(label: str) -> str:

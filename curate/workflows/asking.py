@@ -117,6 +117,14 @@ def asked_and_answered(
     return None
 
 
+def first_labels(pool: Pool, first: Round) -> set[str]:
+    """Returns the labels of the initial subset once it is answered, none before."""
+    if not first.answers.exists():
+        return set()
+    answers = read_label_table(first.answers)
+    return {*asked_of(pool, first.manifest, {}).known.values(), *answers.values()}
+
+
 def check_answers_stand(pool: Pool, this: Round, before: Answers, classes: Sequence[str]) -> None:
     """Refuses a finished round whose `to_label.csv` says something else by now: members were trained on what it said.
 

@@ -15,7 +15,6 @@ from typing import Any
 from curate import durable
 from curate.acquisition import ACQUISITIONS, acquisition
 from curate.errors import RunError, UsageError
-from curate.pool.index import bad_samples
 from curate.pool.labels import LabelSource
 from curate.progress import Progress, Silent
 from curate.proxy.models import check_fits
@@ -83,12 +82,13 @@ def build_up(request: Request, progress: Progress | None = None) -> list[dict[st
             check_fits(run.plan.spec)
             check_others(run)
             _check_sizes(request, run.pool.total - run.pool.bad)
-        _check_record(request)
-        # Decoded once, for all iterations; who cannot be decoded is never drawn.
-        folder = request.out / "pixels"
-        pixels = open_pixels(run.pool, run.setting, request.recipe, folder, progress, is_checked=True)
-        _check_sizes(request, run.pool.total - sum(1 for _ in bad_samples(run.pool)) - len(pixels.bad))
-        _check_labels(request, pixels.rows)
+            record = _checked_record(request)
+            # Decoded once, for all iterations; who cannot be decoded is never drawn.
+            folder = request.out / "pixels"
+            pixels = open_pixels(run.pool, run.setting, request.recipe, folder, progress, is_checked=True)
+            _check_sizes(request, run.pool.total - run.pool.bad - len(pixels.bad))
+            _check_labels(request, pixels.rows)
+        durable.write_json(request.out / RECORD, record)
         records, manifests = list[dict[str, Any]](), list[Path]()
         for number, keep in enumerate(request.schedule):
             folder = request.out / f"iteration-{number}"
@@ -147,8 +147,8 @@ def _check_labels(request: Request, rows: Rows) -> None:
         )
 
 
-def _check_record(request: Request) -> None:
-    """What steers the growth stays; the schedule may go on."""
+def _checked_record(request: Request) -> dict[str, Any]:
+    """Returns what is recorded of a build-up. What steers the growth stays; the schedule may go on."""
     fresh = {
         "fn": request.fn, "seed": request.seed, "outliers": request.outliers,
         "first_per_class": request.first_per_class, "per_class": request.per_class, "schedule": list(request.schedule),
@@ -161,7 +161,7 @@ def _check_record(request: Request) -> None:
         raise RunError(
             f"{request.out} holds a build-up with another {(*changed, 'schedule')[0]}.", hint="Choose another --out."
         )
-    durable.write_json(path, fresh)
+    return fresh
 
 
 def _manifest(request: Request, number: int) -> Path:

@@ -28,7 +28,7 @@ from curate.workflows.rankings import (
     seeds_of,
     traced_ranking,
 )
-from curate.workflows.single_runs import single_runs
+from curate.workflows.single_runs import TARGETS, single_runs
 
 TRACE = "trace"
 COMBINATION, RANDOM_ORDER = "rank combination", "random order"
@@ -80,7 +80,8 @@ def compare(request: Request) -> dict[str, Any]:
         found["epochs"] = [row for name in named if name not in targets for row in _epochs(request, name, named, fns)]
         if not found["epochs"]:
             raise RunError(
-                f"None of the runs has a trace of {', '.join(fns)}.", hint="Score with --trace in another --out."
+                f"None of the runs beside the targets has a trace of {', '.join(fns)}.",
+                hint="Score with --trace in another --out.",
             )
     return found
 
@@ -108,14 +109,18 @@ def _functions(request: Request, origins: Sequence[Origin]) -> list[str]:
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
-    """Returns what tables call runs: the folder's name, and where several have the same, all of its path.
+    """Returns what tables call runs: the folder's name; all of its path where it is another's, or a word of the tables.
 
     Raises:
         UsageError: one run twice.
     """
     check_named_once(folders)
     names = [folder.absolute().name for folder in folders]
-    return [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
+    taken = (COMBINATION, RANDOM_ORDER, TARGETS)
+    return [
+        str(folder.absolute()) if name in taken else name if names.count(name) == 1 else str(folder)
+        for name, folder in zip(names, folders, strict=True)
+    ]
 
 
 def _agreement(

@@ -30,7 +30,8 @@ from curate.selection.strata import KEPT, NEVER, RANK, Selection
 K_CENTERS = "k_centers"
 CENTERS = "centers.tsv"
 START_SIZE = 1000
-MEMORY_SHARE = 0.5  # of what is free that a part of the embeddings may take
+MEMORY_FACTOR = 1.5  # what is held at a time, by the embeddings alone
+PARTITIONS = tuple(2**n for n in range(1, 17))
 StartKind = Literal["random", "labelled", "manifest"]
 
 
@@ -133,9 +134,12 @@ def cover(
         ManifestError: the start is a manifest of another pool, or damaged.
     """
     embeddings = Embeddings(run, pool, columns.ordinals)
-    if not per_class and request.partitions == 1:
-        _check_memory(embeddings, len(random_N), budget)
     free_N = np.ones(len(random_N), dtype=np.bool_) if never_N is None else ~never_N
+    samples = int(free_N.sum())
+    held = part_samples(samples, budget, request.partitions) if request.partitions > 1 else samples
+    if per_class:
+        held = int(np.bincount(columns.values["label"][free_N] + 1).max(initial=0))
+    check_memory(embeddings, held, hint=_partitions_that_fit(embeddings, samples, budget))
     listed = 0 if always_N is None else int(always_N.sum())
     start_N = _start(request, pool, columns, random_N, free_N, budget, listed)
     if always_N is not None:
@@ -190,25 +194,35 @@ def _choose(
     return Centers(row_F[found.order_K], found.radius_K, found.cover_radius, found.lower_bound)
 
 
-def _check_memory(embeddings: Embeddings, samples: int, budget: int) -> None:
+def check_memory(embeddings: Embeddings, samples: int, *, hint: str) -> None:
     """Refuses to begin what would end without memory.
 
+    Args:
+        embeddings: of a run.
+        samples: how many are held at a time.
+        hint: what to do instead.
+
     Raises:
-        RunError: says how many partitions would fit.
+        RunError: they take more than the memory that is available, with what is worked out beside them.
     """
-    free = psutil.virtual_memory().available + psutil.swap_memory().free
-    each = embeddings.read(np.zeros(1, dtype=np.int64)).nbytes
-    if samples * each <= free:
-        return
-    fit = next((2**n for n in range(1, 17) if part_samples(samples, budget, 2**n) * each <= MEMORY_SHARE * free), None)
-    hint = "Keep less, which --partitions can do, or --per-class; or take a machine with more memory."
-    if fit:
-        hint = f"--partitions {fit} holds a part at a time; its radius is at most four times the smallest possible."
-    raise RunError(
-        f"The embeddings of {samples:,} samples take {samples * each / 2**30:.2f} GiB of memory, "
-        f"of which {free / 2**30:.2f} GiB are free.",
-        hint=hint,
-    )
+    needed, available = MEMORY_FACTOR * samples * embeddings.row_bytes, psutil.virtual_memory().available
+    if needed > available:
+        raise RunError(
+            f"The embeddings of {samples:,} samples take {needed / 2**20:,.1f} MiB of memory to cover, "
+            f"of which {available / 2**20:,.1f} MiB are available.",
+            hint=hint,
+        )
+
+
+def _partitions_that_fit(embeddings: Embeddings, samples: int, budget: int) -> str:
+    available = psutil.virtual_memory().available
+    for partitions in PARTITIONS:
+        if MEMORY_FACTOR * part_samples(samples, budget, partitions) * embeddings.row_bytes <= available:
+            return (
+                f"`curate prune --partitions {partitions}` holds a part at a time; its radius is at most four times "
+                "the smallest possible."
+            )
+    return "Keep less, with `curate prune --partitions 2` or more; or cover each class alone, with its --per-class."
 
 
 def _kernel(device: str, x_ND: NDArray[np.float32]) -> Kernel | None:

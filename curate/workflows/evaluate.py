@@ -155,12 +155,14 @@ def _evaluated(request: Request, progress: Progress, alone: Alone) -> dict[str, 
             for plan in plans.values():
                 check_fits(plan.spec)
             if request.anew:
-                request.anew.check_sizes(run.pool)
+                request.anew.check_sizes(run.pool.total - run.pool.bad)
             test = check_others(run)
         _check_record(request, run, test)
         _check_reading(run, list(plans))
         on_disk = _decoded(request, run, plans, progress) if run.setting.store == "disk" else None
     ground = on_disk or _decoded(request, run, plans, progress)
+    if request.anew:  # once more: now it is known what cannot be decoded
+        request.anew.check_sizes(int((~ground.pixels.rows.is_bad_N).sum()))
     cells = list[Cell]()
     for part in [[number] for number in range(request.seeds)] if request.anew else [range(request.seeds)]:
         if request.anew:

@@ -20,7 +20,7 @@ from curate.selection.combine import combined
 from curate.selection.k_centers import k_centers
 from curate.selection.rank import take_first
 from curate.statistics import kendall, pearson, spearman, top_overlap
-from curate.workflows.cover import K_CENTERS, START_SIZE
+from curate.workflows.cover import K_CENTERS, START_SIZE, check_memory
 from curate.workflows.gather import random_order
 
 CORRELATIONS = {"spearman": spearman, "pearson": pearson, "kendall": kendall}
@@ -43,8 +43,8 @@ def ranking(origin: Origin, fn: str, seed: int | None = None) -> Ranking:
     """Returns how a run ranks what it has scored, or one seed of it; NaN where a sample has no score.
 
     By `k_centers` the rank is the order in which centers are chosen until none is left, the first one highest. A start
-    of 1,000 (a tenth of a small pool), random and the same for all runs of a pool, is in place before that: it has no
-    rank.
+    of 1,000 (a tenth of a small pool), random and the same for all runs that scored the same samples, is in place
+    before that: it has no rank.
 
     Raises:
         RunError: the run has no embeddings.
@@ -80,7 +80,9 @@ def _by_distance(origin: Origin) -> Ranking:
     identity_N = columns.values["identity"]
     size = min(START_SIZE, max(1, len(identity_N) // 10))
     start_N = take_first(random_order(identity_N, 0), identity_N=identity_N, count=size)
-    x_ND = Embeddings(origin.scores, origin.pool, columns.ordinals).read(np.arange(len(identity_N)))
+    embeddings = Embeddings(origin.scores, origin.pool, columns.ordinals)
+    check_memory(embeddings, len(identity_N), hint="Expected room for all: the order is that of the whole pool.")
+    x_ND = embeddings.read(np.arange(len(identity_N)))
     found = k_centers(x_ND, len(identity_N) - size, start=np.flatnonzero(start_N), rank_N=identity_N)
     score_N = np.full(len(identity_N), np.nan)
     score_N[found.order_K] = -np.arange(len(found.order_K))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import torch
 from pydantic import ValidationError
 
 from curate import durable
-from curate.errors import CurateError, DivergedError, RunError, UsageError
+from curate.errors import CurateError, DivergedError, RunError, TimeUpError, UsageError
 from curate.manifest.lines import manifest_digest
 from curate.pool.index import Answers, Pool, build_index
 from curate.pool.label_tables import note, unmatched
@@ -177,13 +178,21 @@ def open_run(request: Request, progress: Progress) -> Run:
 
 @contextmanager
 def settled_if_accepted(out: Path) -> Iterator[None]:
-    """A run that is refused before its work settles nothing: its folder takes other settings."""
+    """A run that is refused before its work settles nothing: its folder takes other settings and other test shards.
+
+    What was indexed of the pool stays.
+    """
     is_new = not (out / RUN).exists()
+    beside = [out / name for name in ("val", "test") if not (out / name).exists()]
     try:
         yield
+    except TimeUpError:  # the same goes on
+        raise
     except CurateError:
         if is_new:
             (out / RUN).unlink(missing_ok=True)
+        for folder in beside:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 

@@ -24,9 +24,9 @@ def single_runs(
     """Returns how single runs rank by a function.
 
     A row is {fn, run, is_target, pairs, spearman, spread, gap, pearson, kendall, overlap}: means over pairs of runs,
-    the spread that of Spearman's correlation. `gap` is what a run lacks in it to the target's own correlation from run
-    to run. Without several runs of the target (`score --seeds 2 --per-seed`, or several targets) there is nothing to
-    hold against, and no row.
+    the spread that of Spearman's correlation, None of one pair. `gap` is what a run lacks in it to the target's own
+    correlation from run to run. Without several runs of the target (`score --seeds 2 --per-seed`, or several targets)
+    there is nothing to hold against, and no row.
 
     Args:
         fn: an acquisition function, or k_centers.
@@ -38,12 +38,12 @@ def single_runs(
     Cost: three correlations a pair of runs, O(N log² N) each.
     """
     named = [(name, one) for name, run in origins.items() for one in single_rankings(run, fn, rankings[name])]
+    if sum(name in targets for name, _ in named) < 2:
+        return []
     runs: dict[str, list[Ranking]] = {name: [] for name in origins}
     for (name, _), one in zip(named, aligned([one for _, one in named]), strict=True):
         runs[name].append(one)
     target = [one for name in targets for one in runs.pop(name)]
-    if len(target) < 2:
-        return []
     own = _row(fn, targets[0] if len(targets) == 1 else TARGETS, combinations(target, 2), tops, None)
     rows = [_row(fn, name, product(other, target), tops, own["spearman"]) for name, other in runs.items() if other]
     return [*rows, {**own, "is_target": True}]
@@ -58,7 +58,7 @@ def _row(
     is_known = means["spearman"] == means["spearman"]
     spread = mean_and_spread([one["spearman"] for one in found])[1] if is_known else None
     return {
-        "fn": fn, "run": name, "is_target": False, "pairs": len(found), **means, "spread": spread or 0.0,
+        "fn": fn, "run": name, "is_target": False, "pairs": len(found), **means, "spread": spread,
         "gap": None if own is None else own - means["spearman"],
         "overlap": {top: float(np.mean([one["overlap"][top] for one in found])) for top in tops},
     }  # fmt: skip

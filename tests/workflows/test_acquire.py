@@ -191,7 +191,7 @@ def test_all_rounds_are_measured_on_one_test_set(
         (["--initial", "0.2", "--schedule", "0.4,0.4"], "do not rise"),
         (["--initial", "30", "--schedule", "0.5"], "no more than the 30 before it"),
         (["--initial", "0.2", "--schedule", "48"], "--schedule '48': 48 samples were asked for, but there are 47"),
-        (["--initial", "100", "--schedule", "200"], "keep '100': 100 samples were asked for, but there are 47"),
+        (["--initial", "100", "--schedule", "200"], "--initial '100': 100 samples were asked for, but there are 48"),
         (["--initial", "0.2", "--schedule", "0.4", "--fn", "entropi"], "Did you mean 'entropy'"),
         (["--initial", "0.2", "--schedule", "0.4", "--fn", "loss"], "needs the labels that are asked for"),
         (["--initial", "0.2", "--schedule", "0.4", "--set", "train.seeds=1"], "needs 2 members"),

@@ -313,7 +313,7 @@ def test_a_class_that_is_tested_and_that_nobody_saw_is_named_before_answers_are_
     assert run(words) == 2
     said = capsys.readouterr().err
     assert "No sample of the initial subset is of class 'd black', which --test measures" in said
-    assert "larger --initial in another --out" in said
+    assert "Leave out --test; or draw more: a larger --initial in another --out" in said
     assert not (out / "round-0" / "labels.csv").exists()
     # The picture that a row names is the one that the row is about.
     first = rows_of(out / "round-0" / "to_label.csv")[0]
@@ -321,7 +321,21 @@ def test_a_class_that_is_tested_and_that_nobody_saw_is_named_before_answers_are_
     # Where no class is known yet, people write it; the answers are then choices.
     config = ElementTree.parse(out / "round-0" / "pictures" / "label_studio.xml")  # noqa: S314  (our own)
     assert [node.get("name") for node in config.findall(".//TextArea")] == ["label"]
+    ids = [(f"u{n}.{e}", d) for n in range(8) for e, d in (("cls", str(n % 3).encode()), ("png", png((9, n, 9), n)))]
+    write_tar(tmp_path / "ids.tar", ids)
     assert run(waiting) == 0
+    # A test set may join later, if its classes were seen; what is refused leaves nothing behind.
+    shutil.rmtree(out / "test")
+    json_path = out / "acquire.json"
+    json_path.write_text(json.dumps({**json.loads(json_path.read_bytes()), "test": ""}))
+    for shards, said in (
+        ("test.tar", "'d black', which --test measures"),
+        ("ids.tar", "are ids, those of the initial"),
+    ):
+        capsys.readouterr()
+        assert run([*waiting, "--test", str(tmp_path / shards)]) == 2
+        assert said in capsys.readouterr().err
+        assert not (out / "test").exists()
     config = ElementTree.parse(out / "round-1" / "pictures" / "label_studio.xml")  # noqa: S314
     assert [node.get("value") for node in config.findall(".//Choice")] == list(NAMES)
 

@@ -105,7 +105,7 @@ def test_sizes_that_differ_by_seed_are_held_against_random_of_their_own_size(
         (["--fn", "entropy", "--keep", "1.5"], "out of range"),
         (["--fn", "entropy", "--keep", "0.5,1.0"], "--keep 1.0 keeps everything"),
         (["--fn", "entropy", "--keep", "48"], "--keep 48 keeps all 48 samples"),
-        (["--fn", "entropy", "--keep", "900"], "keep '900'"),
+        (["--fn", "entropy", "--keep", "900"], "--keep '900'"),
         (["--fn", "forgetting", "--keep", "0.5", "--val", "0.2"], "--val holds some out"),
         (["--fn", "entropy", "--curve", "0.3,0.5"], "prunes one run"),
         (["somewhere", "--fn", "entropy", "--keep", "0.5"], "takes no manifests"),

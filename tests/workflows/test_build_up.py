@@ -199,6 +199,8 @@ def test_a_function_of_labels_needs_all_of_them(
     words = ["--labels", str(tmp_path / "labels.csv"), "--fn", "loss", "--schedule", "0.2,0.4", *RECIPE]
     assert run(["build-up", str(pool_folder), "--out", str(tmp_path / "b"), *words]) == 2
     assert "'loss' needs labels, and 31 samples have none" in capsys.readouterr().err
+    assert not (tmp_path / "b" / "build_up.json").exists()
+    assert not (tmp_path / "b" / "run.json").exists()
     assert not (tmp_path / "b" / "iteration-0").exists()
 
 

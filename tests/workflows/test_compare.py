@@ -1,6 +1,7 @@
 """`curate compare`: correlations of runs, seeds and epochs, against scipy; cost."""
 
 import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -106,6 +107,23 @@ def test_several_targets_are_held_against_each_other_too(
     own = [stats.spearmanr(runs[a], runs[b])[0] for a, b in ((0, 1), (0, 2), (1, 2))]
     assert single["targets"]["spearman"] == pytest.approx(np.mean(own), abs=1e-6)
     assert [row["share"] for row in found["cost"] if row["run"] == "two"] == [1]
+
+
+def test_without_single_runs_there_is_nothing_to_hold_against(
+    two_runs: tuple[Path, Path], toy_scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs of several seeds that keep their scores only together; and a run whose folder has the name of a row."""
+    other = tmp_path / "targets"
+    shutil.copytree(toy_scores, other)
+    found = compared(capsys, toy_scores, "--target", other, "--fn", "entropy")
+    assert [(row["a"], row["b"], row["n"]) for row in found["agreement"]] == [
+        ("scores", str(other), 47), ("random order", str(other), 47),
+    ]  # fmt: skip
+    assert found["single_runs"] == []
+    # One pair has no spread, and none is made up.
+    (proxy, target) = compared(capsys, two_runs[0], "--target", two_runs[1], "--fn", "entropy")["single_runs"]
+    assert (proxy["pairs"], target["pairs"], target["spread"]) == (4, 1, None)
+    assert proxy["spread"] > 0
 
 
 def test_orders_of_centers_are_compared(

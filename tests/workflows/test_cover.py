@@ -296,21 +296,30 @@ def test_a_device_that_cannot_be_is_refused(embedded: Path, tmp_path: Path, caps
 def test_partitions_are_proposed_where_memory_is_short(
     embedded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """47 embeddings of 64 numbers are 12,032 bytes; the machine says that it has less."""
+    """47 embeddings of 64 numbers are 12,032 bytes, half as much again to cover; the machine says that it has less."""
 
     class Memory:
-        available = free = 0
+        available = 0
 
     monkeypatch.setattr(cover.psutil, "virtual_memory", lambda: Memory)
-    monkeypatch.setattr(cover.psutil, "swap_memory", lambda: Memory)
-    for free, said in ((9000, "--partitions 4 holds"), (800, "Keep less")):
-        Memory.available = free
-        assert prune(embedded, tmp_path / "m", "--keep", "4") == 1
+    for available, words, said in (
+        (7000, [], "--partitions 4` holds a part"),
+        (7000, ["--partitions", "2"], "The embeddings of 24 samples take"),
+        (1000, [], "Keep less"),
+        (1000, ["--per-class", "equal"], "The embeddings of 16 samples take"),
+    ):
+        Memory.available = available
+        assert prune(embedded, tmp_path / "m", "--keep", "4", *words) == 1
         printed = capsys.readouterr().err
-        assert "The embeddings of 47 samples take" in printed
+        assert "of memory to cover" in printed
         assert said in printed
     assert not (tmp_path / "m").exists()
-    Memory.available = 9000
+    assert run(["compare", str(embedded), str(tmp_path / "x"), "--fn", "k_centers"]) == 1
+    shutil.copytree(embedded, tmp_path / "other")
+    capsys.readouterr()
+    assert run(["compare", str(embedded), str(tmp_path / "other"), "--fn", "k_centers"]) == 1
+    assert "the order is that of the whole pool" in capsys.readouterr().err
+    Memory.available = 7000
     assert prune(embedded, tmp_path / "m", "--keep", "4", "--partitions", "4") == 0
     assert prune(embedded, tmp_path / "c", "--keep", "4", "--per-class", "equal") == 0
 

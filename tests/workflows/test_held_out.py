@@ -82,3 +82,4 @@ def test_what_cannot_be_held_out_is_refused(
     assert run(command) == 2
     assert said in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "scores" / "run.json").exists()
+    assert not (tmp_path / "scores" / option.removeprefix("--")).exists()
