@@ -38,7 +38,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return NOT_RUN if share is None else f"{100 * share:.2f}"
+    return "-" if share is None else f"{100 * share:.2f}"
 
 
 def _evaluated(paths: Sequence[Path]) -> str:
@@ -58,7 +58,7 @@ def _rounds(paths: Sequence[Path]) -> str:
         for curve in curves.values():
             found = curve.get(size)
             seconds = found["selection_seconds"] if found else None
-            took = f", {seconds:,.1f} s" if seconds and seconds >= 1 else ""
+            took = f", {round(seconds, 1):,} s" if seconds and seconds >= 1 else ""  # as exactly as it was noted
             row.append(_percent(found["accuracy"]) + took if found else NOT_RUN)
         rows.append(row)
     return _table(["labelled", *curves], rows) if curves else ""
@@ -86,7 +86,7 @@ def _agreement(paths: Sequence[Path]) -> str:
         body = []
         for row in rows:
             gap = row["target_with_itself"] - row["proxy_with_target"]
-            shown = f"{gap:.3f}"
+            shown = f"{round(gap, 3) + 0.0:.3f}"  # no minus zero
             both = (f"{row[name]:.3f}" for name in ("proxy_with_target", "target_with_itself"))
             body.append([row["fn"], *both, f"**{shown}**" if round(gap, 3) > 0.05 else shown])
         title = f"Proxy: {one['proxy']}; target: {one['target']}, {one['seeds_of_target']} seeds:\n\n"
@@ -124,7 +124,9 @@ def _consensus(paths: Sequence[Path]) -> str:
 
 
 def _means(rows: Sequence[Json], name: str) -> str:
-    values = [row[name] for row in rows if row.get(name) is not None]
+    if any(name not in row for row in rows):
+        return NOT_RUN
+    values = [row[name] for row in rows if row[name] is not None]
     return _percent(sum(values) / len(values) if values else None)
 
 
@@ -139,7 +141,9 @@ def _known(runs: dict[str, Json], where: dict[str, str]) -> str:
     body = []
     for kind, members in sorted(kinds, key=lambda kind: kind[1]):
         rows = [next((row for row in run["ensembles"] if row["ensemble"] == kind), {}) for run in runs.values()]
-        body.append([kind, str(members), *(_percent(row.get(one)) for row in rows for one in where)])
+        body.append(
+            [kind, str(members), *(_percent(row[one]) if one in row else NOT_RUN for row in rows for one in where)]
+        )
     return _table(["right, %", "members", *(f"{name}, {what}" for name in runs for what in where.values())], body)
 
 
