@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -73,7 +74,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _invoked(words: list[str]) -> Any:
     """Runs a command. After an interrupt any error is one: libraries in C make others of it, as of damaged files."""
     try:
-        result = app(words, standalone_mode=False, prog_name="curate")
+        result = _commands()(words, standalone_mode=False, prog_name="curate")
     except Exception as error:
         if _STRUCK:
             raise KeyboardInterrupt from error
@@ -81,6 +82,12 @@ def _invoked(words: list[str]) -> Any:
     if result == INTERRUPTED:  # what typer makes of an interrupt
         raise KeyboardInterrupt
     return result
+
+
+@cache
+def _commands() -> Any:
+    """Returns all commands. Typer would make them anew for each one that runs: a tenth of a second in a process."""
+    return typer.main.get_command(app)
 
 
 def _spread(words: Iterable[str]) -> Iterator[str]:
