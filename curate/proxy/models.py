@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -228,6 +229,7 @@ def check_fits(spec: ModelSpec) -> None:
         raise UsageError(f"'{spec.name}' gives {shape[1:]} for {what}, not {spec.num_classes} classes.", hint="")
 
 
+@cache  # of the spec alone: every run of an evaluation and every round asks for the same network's
 def forward_flops(spec: ModelSpec) -> int:
     """Returns the floating-point operations of one sample's forward pass, two for each multiply-add.
 
