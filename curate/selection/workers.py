@@ -28,7 +28,8 @@ class Workers:
         step = max(1, min(most, -(-size // self.count)))
         blocks = [slice(first, min(first + step, size)) for first in range(0, size, step)]
         with self._blas.limit(limits=1):
-            for _ in self._threads.map(work, blocks) if len(blocks) > 1 else map(work, blocks):
+            # One thread beside this one, which waits for it, would only cost.
+            for _ in self._threads.map(work, blocks) if min(len(blocks), self.count) > 1 else map(work, blocks):
                 pass
 
 
