@@ -83,7 +83,9 @@ def test_the_step_is_green_then_red(scored: Path, pool_folder: Path) -> None:
     assert "6 of 7 gates failed" in text
     assert "### curate diff" in text
     assert len(text.encode()) < 2**20
-    assert step(scored, "prune", **given, **more, CURATE_GATES=gates, CURATE_SOFT="1").returncode == 0
+    assert step(scored, "prune", **given, CURATE_GATES=gates, CURATE_SOFT="1").returncode == 0
+    found = json.loads((scored / "curate-out" / "check.json").read_text())
+    assert {o["gate"] for o in found["gates"] if o["status"] == "failed"} == set(RED)
 
 
 ALL_RED = RED | COMPARED | {

@@ -147,15 +147,15 @@ def test_the_order_is_that_of_the_plain_algorithm_on_features(kind):
 
 @pytest.mark.parametrize("kind", ["thin", "binary", "far from zero", "twice"])
 def test_blocks_do_not_matter(kind, monkeypatch):
-    embeddings = features(kind, seed=2)
-    whole = k_centers(embeddings, 300, start=[3])
+    embeddings = features(kind, size=300, seed=2)
+    whole = k_centers(embeddings, 150, start=[3])
     monkeypatch.setattr(distances, "GATHERED", 37)
     monkeypatch.setattr(distances, "CENTERS", 3)
     monkeypatch.setattr(k_centers_module, "NARROW", 2)
     monkeypatch.setattr(k_centers_module, "WIDE", 5)
     monkeypatch.setattr(distances, "CELLS", 64)
     monkeypatch.setattr(distances, "PAIRS", 50)
-    parts = k_centers(embeddings, 300, start=[3])
+    parts = k_centers(embeddings, 150, start=[3])
     assert whole.order_K.tolist() == parts.order_K.tolist()
     assert np.array_equal(whole.radius_K, parts.radius_K)
 

@@ -21,9 +21,10 @@ from curate.workflows.cost import cost_of
 from curate.workflows.results import told_apart
 
 TARGET = [
-    "--target", "preact_resnet20", "--set", "train.epochs=2", "--set", "train.batch_size=16",
+    "--target", "preact_resnet20", "--set", "train.epochs=1", "--set", "train.batch_size=16",
     "--set", "train.checkpoints=1", "--device", "cpu",
 ]  # fmt: skip
+TWO_EPOCHS = ["--set", "train.epochs=2"]
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +50,7 @@ def test_the_table_holds_kept_random_and_all(
     toy_manifest: Path, toy_scores: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "evaluation"
-    words = ["--seeds", "2", "--scores", str(toy_scores), "--json"]
+    words = ["--seeds", "2", "--scores", str(toy_scores), "--json", *TWO_EPOCHS]
     capsys.readouterr()
     assert evaluate(toy_manifest, test_folder, out, *words) == 0
     kept, random, whole = shown(capsys)["rows"]
@@ -217,7 +218,7 @@ def test_what_build_up_cost_is_the_cost_of_all_its_rounds(
     one, two = (cost_of(folder)["flops"] for folder in runs)
     assert one < two
     out, given = tmp_path / "evaluation", [word for folder in reversed(runs) for word in ("--scores", str(folder))]
-    more = ["--test", str(test_folder), *TARGET, "--seeds", "1", "--set", "train.epochs=1", "--json"]
+    more = ["--test", str(test_folder), *TARGET, "--seeds", "1", "--json"]
     capsys.readouterr()
     assert run(["evaluate", *manifests, *given, "--out", str(out), *more]) == 0
     rows = [row for row in shown(capsys)["rows"] if row["kind"] == "manifest"]
@@ -267,7 +268,7 @@ def test_equal_steps_train_the_subset_for_more_epochs(
 ) -> None:
     out = tmp_path / "evaluation"
     capsys.readouterr()
-    words = ["--seeds", "1", "--equal", "steps", "--target-members", "2", "--json"]
+    words = ["--seeds", "1", "--equal", "steps", "--target-members", "2", "--json", *TWO_EPOCHS]
     assert evaluate(toy_manifest, test_folder, out, *words) == 0
     kept, random, whole = shown(capsys)["rows"]
     assert (kept["epochs"], random["epochs"], whole["epochs"]) == (4, 4, 2)
@@ -314,7 +315,7 @@ def test_pretrained_targets_go_on_from_the_model_of_everything(
 def test_a_killed_evaluation_goes_on(toy_manifest: Path, test_folder: Path, tmp_path: Path, words: list[str]) -> None:
     """Its figures are those of one that was left alone; finished epochs do not run again."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    longer = [*words, "--set", "train.epochs=6", "--seeds", "1"]
+    longer = [*words, "--set", "train.epochs=4", "--seeds", "1"]
     assert evaluate(toy_manifest, test_folder, whole, *longer) == 0
     command = ["evaluate", str(toy_manifest), "--test", str(test_folder), "--out", str(killed), *TARGET, *longer]
     process = subprocess.Popen([sys.executable, "-m", "curate", *command], stderr=subprocess.DEVNULL)
@@ -322,7 +323,7 @@ def test_a_killed_evaluation_goes_on(toy_manifest: Path, test_folder: Path, tmp_
         if any(path.stat().st_size for path in killed.glob("work/*/*/*/*/seconds.txt")):
             process.send_signal(signal.SIGKILL)
             process.wait()
-        time.sleep(0.002)
+        time.sleep(0.01)  # a walk through the folder each time, beside the process that is waited for
     assert process.returncode == -signal.SIGKILL
     for path in killed.glob("work/*/*/*/*/seconds.txt"):
         path.write_text(path.read_text() + "\n2 0")  # as if it was killed within a line
@@ -434,7 +435,6 @@ def test_a_curve_is_measured_drawn_and_taken_by_keep_auto(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     words = ["evaluate", "--scores", str(toy_scores), "--test", str(test_folder), *TARGET, "--seeds", "1"]
-    words += ["--set", "train.epochs=1"]
     assert run([*words, "--curve", "0.8,0.4", "--fn", "entropy"]) == 0
     picture = ElementTree.parse("evaluation/curve.svg").getroot()  # noqa: S314  (written by this test)
     names = [text.text for text in picture.findall(".//{*}text") if "name" in text.get("class", "")]
@@ -474,13 +474,13 @@ def test_a_target_that_does_not_fit_is_refused_before_anything_is_trained(
     assert not (tmp_path / "e" / "pixels").exists()
     assert not (tmp_path / "e" / "work").exists()
     # What was refused settles nothing: another recipe may have the folder.
-    assert evaluate(toy_manifest, test_folder, tmp_path / "e", "--seeds", "1", "--set", "train.epochs=1") == 0
+    assert evaluate(toy_manifest, test_folder, tmp_path / "e", "--seeds", "1", *TWO_EPOCHS) == 0
 
 
 def test_an_evaluation_whose_time_is_up_goes_on(
     toy_manifest: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--seeds", "1", "--set", "train.epochs=1", "--max-time"]
+    words = ["--seeds", "1", "--max-time"]
     assert evaluate(toy_manifest, test_folder, tmp_path / "e", *words, "0.001s") == 6
     assert "Go on with: curate evaluate" in capsys.readouterr().err
     assert not (tmp_path / "e" / "table.json").exists()

@@ -36,6 +36,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
     while time.monotonic() < end and process.poll() is None:
         if condition():
             return True
+        time.sleep(0.001)  # what is waited for runs on these cores too
     return False
 
 
@@ -45,7 +46,7 @@ def leftovers(folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_score_says_how_to_go_on(pool_folder: Path, tmp_path: Path, number: signal.Signals) -> None:
-    words = ["score", str(pool_folder), "--out", str(tmp_path / "scores"), *TOY, "--seeds", "1", "--epochs", "12"]
+    words = ["score", str(pool_folder), "--out", str(tmp_path / "scores"), *TOY, "--seeds", "1", "--epochs", "8"]
     process = start(words)
     log = tmp_path / "scores" / "log.jsonl"
     assert wait_for(lambda: log.exists() and '"epoch"' in log.read_text(), process)
@@ -58,8 +59,8 @@ def test_an_interrupted_score_says_how_to_go_on(pool_folder: Path, tmp_path: Pat
     done = len(events(tmp_path / "scores", "epoch"))
     assert run(words) == 0
     # An epoch is logged before its state is renamed into place: the one that was cut off may run again.
-    assert len(events(tmp_path / "scores", "epoch")) in (12, 13)
-    assert done < 12
+    assert len(events(tmp_path / "scores", "epoch")) in (8, 9)
+    assert done < 8
 
 
 def test_a_killed_prune_leaves_no_manifest_and_the_next_one_is_the_same(toy_scores: Path, tmp_path: Path) -> None:
