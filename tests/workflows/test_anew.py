@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from test_evaluate import TARGET
+from test_evaluate import TARGET, TWO_EPOCHS
 from test_score_and_prune import events
 
 from curate.cli import run
@@ -40,7 +40,7 @@ def test_each_seed_has_its_own_proxy_and_selection(
     pool = [str(pool_folder / f"toy-000{n}.tar") for n in range(2)]
     out = tmp_path / "evaluation"
     words = ["evaluate", "--proxy-recipe", str(recipe), "--shards", *pool, "--fn", "entropy", "--keep", "0.5"]
-    words += ["--test", str(test), "--out", str(out), *TARGET, "--seeds", "2"]
+    words += ["--test", str(test), "--out", str(out), *TARGET, *TWO_EPOCHS, "--seeds", "2"]
     capsys.readouterr()
     assert run([*words, "--md"]) == 0
     assert "each seed trains its own proxy, selects by it" in capsys.readouterr().out
