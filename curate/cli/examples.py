@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typer
+from typer.models import CommandInfo
 
 EXAMPLES = {
     "demo": "curate demo",
@@ -35,8 +36,12 @@ EXAMPLES = {
 def show_examples(app: typer.Typer, group: str = "") -> None:
     """Gives every command of an application its example, below the options."""
     for command in app.registered_commands:
-        name = command.name or str(getattr(command.callback, "__name__", "")).replace("_", "-")
-        command.epilog = f"Example: {EXAMPLES[group + name]}"
+        command.epilog = f"Example: {EXAMPLES[group + name_of(command)]}"
     for inner in app.registered_groups:
         if inner.typer_instance:
             show_examples(inner.typer_instance, f"{inner.typer_instance.info.name} ")
+
+
+def name_of(command: CommandInfo) -> str:
+    """Returns what a registered command is called: as it says, or as its function."""
+    return command.name or str(getattr(command.callback, "__name__", "")).replace("_", "-")
