@@ -118,7 +118,7 @@ def test_from_storage_only_the_kept_samples_are_read(tmp_path: Path) -> None:
 def read_from_storage(path: Path, command: list[str]) -> int:
     """Returns the bytes that a command has the storage read, after the pages of a file were dropped."""
     with path.open("rb") as file:
-        os.fsync(file.fileno())
+        os.fdatasync(file.fileno())  # pages that are not on the disk yet cannot be dropped; os.fsync does not wait here
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
