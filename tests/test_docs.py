@@ -55,7 +55,7 @@ def test_the_readme_has_two_commands_for_the_set_up() -> None:
 def test_the_users_two_commands_work_as_written(
     pool_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The proxy as written; the training is as short as it can be and still has members that vote, nothing else is added."""
+    """The proxy as written; the training is as short as can be with members that vote, nothing else is added."""
     shutil.copytree(pool_folder, tmp_path / "shards")
     monkeypatch.chdir(tmp_path)
     score, prune, *_ = (shlex.split(c)[1:] for c in commands() if c.startswith(("curate score", "curate prune")))
