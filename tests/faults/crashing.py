@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from curate.manifest.lines import SOURCE
+
 HERE = Path(__file__).parent
 UNEQUAL = {"log.jsonl", ".lock"}  # times and process numbers
 FULLY_LOADED = ("curate.cli", "curate.workflows.build_up", "curate.workflows.score", "timm", "torch.optim")
@@ -53,7 +55,17 @@ def nursery(folder: Path, modules: Sequence[str]) -> Iterator[Nursery]:
 def digest(folder: Path) -> dict[str, str]:
     """Returns the digest of every file below a folder, but for those that hold times."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in UNEQUAL)
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {str(path.relative_to(folder)): hashlib.sha256(_without_times(path)).hexdigest() for path in paths}
+
+
+def _without_times(path: Path) -> bytes:
+    """Returns a file's bytes; of what a manifest was made from, which is not hashed, all but how long that took."""
+    data = path.read_bytes()
+    if path.name != SOURCE:
+        return data
+    record = json.loads(data)
+    record.pop("seconds", None)
+    return json.dumps(record, sort_keys=True).encode()
 
 
 @dataclass
