@@ -226,7 +226,7 @@ def _show_compared(result: dict[str, Any], tops: Sequence[str]) -> None:
     if rows:
         console.show_table("Agreement", ("", "samples", *columns), rows)
     single = [
-        (f"{r['fn']}: {r['run']}" + (" with itself" if r["is_target"] else ""), str(r["pairs"]), _figure(r["spread"]),
+        (f"{r['fn']}: {r['run']}" + (", own runs" if r["is_target"] else ""), str(r["pairs"]), _figure(r["spread"]),
          _figure(r["gap"]), *figures(r))
         for r in result.get("single_runs", [])
     ]  # fmt: skip
