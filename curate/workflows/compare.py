@@ -161,7 +161,7 @@ def _epochs(request: Request, name: str, named: Mapping[str, Origin], fns: Seque
         for fn in [fn for fn in fns if fn in traced]:
             if fn not in ends:
                 ends[fn] = [ranking(named[other], fn) for other in against]
-            here = traced_ranking(origin, path, fn)
+            here = traced_ranking(origin, path, fn, ends[fn][0].identity_N)
             for other, end in zip(against, ends[fn], strict=True):
                 epoch_K, end_K = aligned([here, end])
                 alike = correlations(epoch_K, end_K, request.tops)

@@ -261,7 +261,7 @@ def _start(
     if kind == "random":
         size = request.start_size
         # Samples of a list are a start too: they may fill the budget alone.
-        size = min(START_SIZE, max(1, budget // 10), max(0, budget - listed)) if size is None else size
+        size = min(start_size(budget), max(0, budget - listed)) if size is None else size
         if size > free_N.sum():
             raise UsageError(f"a start of {size:,} samples was asked for, but there are {int(free_N.sum()):,}")
         return take_first(random_N, identity_N=columns.values["identity"], count=size, eligible_N=free_N)
@@ -271,6 +271,11 @@ def _start(
             raise UsageError("No sample of the pool has a label to start from.", hint="Use --start random.")
         return labelled_N
     return _kept(Path(request.start), pool, columns) & free_N
+
+
+def start_size(budget: int) -> int:
+    """Returns how many samples a random start has where nobody says it: 1,000, or a tenth of a small budget."""
+    return min(START_SIZE, max(1, budget // 10))
 
 
 def _kind(start: str) -> StartKind:

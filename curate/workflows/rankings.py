@@ -20,7 +20,7 @@ from curate.selection.combine import combined
 from curate.selection.k_centers import k_centers
 from curate.selection.rank import take_first
 from curate.statistics import kendall, pearson, spearman, top_overlap
-from curate.workflows.cover import K_CENTERS, START_SIZE, check_memory
+from curate.workflows.cover import K_CENTERS, check_memory, start_size
 from curate.workflows.gather import random_order
 
 CORRELATIONS = {"spearman": spearman, "pearson": pearson, "kendall": kendall}
@@ -62,11 +62,10 @@ def ranking(origin: Origin, fn: str, seed: int | None = None) -> Ranking:
     return Ranking(values["identity"], *(values[name + suffix].astype(np.float64) for name in names))
 
 
-def traced_ranking(origin: Origin, tables: Path, fn: str) -> Ranking:
-    """Returns how an epoch of a run ranked, whose trace holds the same samples in the same order."""
+def traced_ranking(origin: Origin, tables: Path, fn: str, identity_N: IdentityArray) -> Ranking:
+    """Returns how an epoch of a run ranked, whose trace holds the run's samples in the same order, as `identity_N`."""
     names = [fn, *[tie for tie in _tie(fn) if tie in column_names(tables, origin.pool)]]
     values = read_columns(tables, origin.pool, names, bad=origin.bad, null_is_nan=True).values
-    identity_N = origin.columns([]).values["identity"]
     return Ranking(identity_N, *(values[name].astype(np.float64) for name in names))
 
 
@@ -78,7 +77,7 @@ def _tie(fn: str) -> list[str]:
 def _by_distance(origin: Origin) -> Ranking:
     columns = origin.columns([])
     identity_N = columns.values["identity"]
-    size = min(START_SIZE, max(1, len(identity_N) // 10))
+    size = start_size(len(identity_N))
     start_N = take_first(random_order(identity_N, 0), identity_N=identity_N, count=size)
     embeddings = Embeddings(origin.scores, origin.pool, columns.ordinals)
     check_memory(embeddings, len(identity_N), hint="Expected room for all: the order is that of the whole pool.")
