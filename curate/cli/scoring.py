@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,6 +37,9 @@ from curate.cli.options import (
     within_time,
 )
 from curate.errors import UsageError
+
+if TYPE_CHECKING:
+    from curate.workflows.given import Choice
 
 
 @app.command()
@@ -91,9 +94,13 @@ def score(
     """Train the proxy's members, score every sample. Resumes by itself."""
     from curate.recipe import load_recipe
 
+    chosen = None
+    if members:
+        if trace or epochs is not None:
+            raise UsageError("With --members nothing is trained.", hint="Leave out --epochs and --trace.")
+        chosen = _chosen(ensemble, seeds, checkpoints, checkpoint_every)
+        ensemble, seeds, checkpoints, checkpoint_every = "", None, None, None  # of what is there, not of a training
     given = settings_of(proxy, seeds, epochs, checkpoints, checkpoint_every)
-    if members and (trace or any(one.startswith("train.") for one in given)):
-        raise UsageError("With --members nothing is trained.", hint="Leave out --seeds, --epochs, … and --trace.")
     given += [f"pixels.store={pixels}"] if pixels else []
     given += [f"score.{name}=true" for name, is_given in (("per_seed", per_seed), ("trace", trace)) if is_given]
     if base:
@@ -114,7 +121,7 @@ def score(
     request = Request(
         shards=shards, out=out, recipe=loaded, labels=source, val=val or (), test=test or (), device=device,
         skip_faults=skips(on_bad_shard), max_bad=max_bad, embeddings=embeddings, within=within, base=base,
-        copied=copied, members=members,
+        copied=copied, members=members, choice=chosen,
     )  # fmt: skip
     if dry_run:
         return _show_estimate(request, as_json=as_json)
@@ -122,6 +129,22 @@ def score(
         summary = (grow if base else work)(request, within_time(listener, max_time))
     _show_scores(summary, out, as_json=as_json)
     return None
+
+
+def _chosen(ensemble: str, seeds: int | None, checkpoints: int | None, every: int | None) -> Choice | None:
+    """Returns which of a run's members are asked for; None where nothing is said, for all."""
+    from curate.workflows.given import Choice
+
+    if not ensemble and (seeds, checkpoints, every) == (None, None, None):
+        return None
+    for name, count in (("--seeds", seeds), ("--checkpoints", checkpoints), ("--checkpoint-every", every)):
+        if count is not None and count < 1:
+            raise UsageError(f"{name} {count}: expected 1 or more.")
+    ensemble_settings(ensemble)  # refuses an unknown kind
+    seeds = 1 if ensemble == "checkpoints" and seeds is None else seeds
+    checkpoints = 1 if ensemble == "seeds" and checkpoints is None else checkpoints
+    check_ensemble(ensemble, seeds or 2, checkpoints or 2)  # None is all: several
+    return Choice(seeds, checkpoints, every or 1)
 
 
 def _refuse_beside_base(given: dict[str, object]) -> None:
@@ -169,7 +192,8 @@ def _show_scores(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:
     for one in summary.get("diverged", ()):
         console.say(f"seed {one['seed']} is left out: {one['reason']}")
     where = "" if out == Path("scores") else f" --scores {out}"
-    console.note(f"Next: curate prune{where} --keep 0.8 --fn variation_ratio")
+    fn = "variation_ratio" if len(summary["members"]) > 1 else "entropy"  # one member agrees with itself
+    console.note(f"Next: curate prune{where} --keep 0.8 --fn {fn}")
     return None
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from curate.errors import RunError, UsageError
 from curate.proxy.models import build_model, read_weights
@@ -60,29 +59,29 @@ class Members:
 
 
 def check_members(members: Sequence[Member], plan: Plan) -> None:
-    """Refuses files that do not hold the plan's network. Of safetensors the header alone is read.
+    """Refuses files that do not hold the plan's network, and hold it whole: found later, in the middle of scoring,
+    it would cost that time.
 
     Raises:
         RunError: a file is missing or damaged.
         UsageError: a file holds another network.
+
+    Cost: each file is read once.
     """
     with torch.device("meta"):
         expected = {name: tuple(t.shape) for name, t in build_model(plan.spec, seed=0).state_dict().items()}
     for member in members:
-        found = _shapes(member.path)
+        found = {name: tuple(tensor.shape) for name, tensor in _weights(member.path).items()}
         if found != expected:
             raise UsageError(
                 f"{member.path}: holds another network than {_named(plan)}.", hint=_unlike(found, expected)
             )
 
 
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    if path.suffix != ".safetensors":
-        return {name: tuple(tensor.shape) for name, tensor in read_weights(path).items()}
+def _weights(path: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(path, "pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (no dict)
-    except Exception as error:  # safetensors raises many kinds for a damaged file; all mean the same
+        return read_weights(path)
+    except Exception as error:  # torch and safetensors raise many kinds for a damaged file; all mean the same
         raise _unreadable(path, error) from error
 
 
@@ -97,17 +96,14 @@ def _named(plan: Plan) -> str:
 
 
 def _unreadable(path: Path, error: Exception) -> RunError:
-    why, hint = getattr(error, "message", error), "Bring it whole."
+    why, hint = str(getattr(error, "message", error)).removeprefix(f"{path}: ").rstrip("."), "Bring it whole."
     if path.parent.name.startswith("seed-"):
         hint = f"Bring it whole, or delete {path.parent} and run the same command again: that seed is trained anew."
-    return RunError(f"{path}: cannot be read as a member ({why}).", hint=hint)
+    return RunError(f"{path}: cannot be read as a member: {why}.", hint=hint)
 
 
 def _fill(model: nn.Module, path: Path, plan: Plan) -> None:
-    try:
-        state = read_weights(path)
-    except Exception as error:  # torch and safetensors raise many kinds for a damaged file; all mean the same
-        raise _unreadable(path, error) from error
+    state = _weights(path)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -6,6 +6,7 @@ Deterministic for a seed. Pretrained weights come from a local file or not at al
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -196,13 +197,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors" and path.exists():
             return load_sealed(path, must=False)[0]
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what it refuses, which is said below
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file.", hint="Expected .safetensors or a weights-only .pth.") from None
     except RunError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged file; all mean the same
-        raise RunError(f"{path}: cannot be read as weights ({type(error).__name__}).", hint="") from error
+        raise RunError(
+            f"{path}: no weights ({type(error).__name__}).", hint="Expected .safetensors or a weights-only .pth."
+        ) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
 

@@ -52,10 +52,12 @@ class Vocabulary:
     Attributes:
         texts: what people may write, and what stands for it in the labels.
         others: `any`, `ids` or `names` that are in no list, while no list is known; empty for none.
+        is_listed: a list settles the classes, and not what the first round was labelled.
     """
 
     texts: Mapping[str, str]
     others: str = ""
+    is_listed: bool = True
 
     @property
     def names(self) -> list[str]:
@@ -77,7 +79,10 @@ class Vocabulary:
         if self.others == "any" or self.others == ("ids" if is_class_id(label) else "names"):
             return label
         expected = f"Expected class {self.others}." if self.others else did_you_mean(row.label, self.texts)
-        raise UsageError(f"{row.where}: unknown class '{printable(row.label)}'.", hint=expected)
+        late = (
+            "" if self.is_listed else "\nA class that the first round lacked is known by a list alone: --classes FILE."
+        )
+        raise UsageError(f"{row.where}: unknown class '{printable(row.label)}'.", hint=expected + late)
 
 
 def vocabulary(pool: Pool, listed: Sequence[str], answers: Answers, *, is_first: bool) -> Vocabulary:
@@ -104,7 +109,8 @@ def vocabulary(pool: Pool, listed: Sequence[str], answers: Answers, *, is_first:
         seen |= {text: text for text in answers.values()}
         counts = Counter(names)  # a name that two classes share says nothing
         by_name = {name: i for name, i in zip(names, ids, strict=False) if name and counts[name] == 1}
-        return Vocabulary({**by_name, **{i: i for i in ids}, **seen}, "ids" if is_first and not names else "")
+        others = "ids" if is_first and not names else ""
+        return Vocabulary({**by_name, **{i: i for i in ids}, **seen}, others, is_listed=bool(names))
     listed = [name for name in listed if name]
     missing = sorted(set(own) - set(listed))
     if listed and missing:
@@ -113,7 +119,8 @@ def vocabulary(pool: Pool, listed: Sequence[str], answers: Answers, *, is_first:
             hint="Expected every class, one name a line.",
         )
     seen = {text: text for text in listed or sorted({*own, *answers.values()})}
-    return Vocabulary(seen, "" if listed or not is_first else "names" if own else "any")
+    others = "" if listed or not is_first else "names" if own else "any"
+    return Vocabulary(seen, others, is_listed=bool(listed))
 
 
 def asked_of(pool: Pool, manifest: Path, answers: Answers) -> Asked:

@@ -6,6 +6,7 @@ It is the loop of `score --within` and `prune --base`, nothing more: the same ca
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,15 +19,16 @@ from curate.errors import RunError, UsageError
 from curate.pool.labels import LabelSource
 from curate.progress import Progress, Silent
 from curate.proxy.models import check_fits
-from curate.proxy.pixels import Rows
+from curate.proxy.pixels import Pixels, Rows
 from curate.recipe import Recipe
 from curate.scores import INDEX, SUMMARY, BadSample, read_record
 from curate.selection.budget import divide, parse_keep, parse_outliers
 from curate.selection.quotas import ClassRule
 from curate.workflows import prune as pruning
-from curate.workflows.held_out import check_others
+from curate.workflows.cover import K_CENTERS
+from curate.workflows.held_out import check_others, labelled_within
 from curate.workflows.run import Request as RunRequest
-from curate.workflows.run import open_run, settled_if_accepted
+from curate.workflows.run import Run, open_run, settled_if_accepted
 from curate.workflows.score import score
 from curate.workflows.setting import open_pixels
 
@@ -88,6 +90,7 @@ def build_up(request: Request, progress: Progress | None = None) -> list[dict[st
             pixels = open_pixels(run.pool, run.setting, request.recipe, folder, progress, is_checked=True)
             _check_sizes(request, run.pool.total - run.pool.bad - len(pixels.bad))
             _check_labels(request, pixels.rows)
+            pruned = _drawn(request, run, pixels)
         durable.write_json(request.out / RECORD, record)
         records, manifests = list[dict[str, Any]](), list[Path]()
         for number, keep in enumerate(request.schedule):
@@ -95,7 +98,7 @@ def build_up(request: Request, progress: Progress | None = None) -> list[dict[st
             progress.note(f"Iteration {number}: keep {keep} of {run.pool.total:,} samples.")
             if manifests:
                 score(_run_request(request, folder / "scores", manifests[-1]), progress, pixels=pixels)
-            pruned = pruning.prune(_prune_request(request, keep, folder, manifests, pixels.bad))
+                pruned = pruning.prune(_prune_request(request, keep, folder, manifests, pixels.bad))
             manifests.append(pruned.out)
             records.append(_record(number, pruned))
         return records
@@ -108,11 +111,17 @@ def check(request: Request) -> None:
         UsageError: fewer than two sizes, sizes that do not rise, outliers that leave too little, a function
             that one member cannot be asked.
     """
+    hint = f"Known: {', '.join(name for name, one in ACQUISITIONS.items() if 'dynamics' not in one.needs)}."
+    if request.fn == K_CENTERS:
+        raise UsageError(
+            f"'{K_CENTERS}' is no score by which a subset grows.",
+            hint=f"{hint} Or by hand: score --within --embeddings, then prune --fn {K_CENTERS} --start MANIFEST.",
+        )
     row = acquisition(request.fn)
     if "dynamics" in row.needs:
         raise UsageError(
             f"'{request.fn}' is known of samples that were trained on alone: it cannot say which others join.",
-            hint=f"Known: {', '.join(name for name, one in ACQUISITIONS.items() if 'dynamics' not in one.needs)}.",
+            hint=hint,
         )
     keeps = [parse_keep(keep, what="--schedule") for keep in request.schedule]
     outliers = parse_outliers(request.outliers)
@@ -145,6 +154,20 @@ def _check_labels(request: Request, rows: Rows) -> None:
         raise UsageError(
             f"'{request.fn}' needs labels, and {unlabelled:,} samples have none.", hint="Choose another function."
         )
+
+
+def _drawn(request: Request, run: Run, pixels: Pixels) -> pruning.Pruned:
+    """Returns the first subset, drawn at random; one that lacks a class is refused and leaves nothing."""
+    folder = request.out / "iteration-0"
+    is_new = not (folder / MANIFEST).exists()
+    first = pruning.prune(_prune_request(request, request.schedule[0], folder, [], pixels.bad))
+    try:
+        labelled_within(run, pixels.rows, first.out)
+    except UsageError:
+        if is_new:
+            shutil.rmtree(folder)
+        raise
+    return first
 
 
 def _checked_record(request: Request) -> dict[str, Any]:

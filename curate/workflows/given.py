@@ -30,6 +30,48 @@ SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Which members of a run are taken.
+
+    Attributes:
+        seeds: the first so many; None for all.
+        checkpoints: the last so many of each seed; None for all.
+        every: epochs between them.
+    """
+
+    seeds: int | None = None
+    checkpoints: int | None = None
+    every: int = 1
+
+    def of(self, members: Sequence[Member], folder: Path) -> list[Member]:
+        """Returns the members of a run that are taken, in its order.
+
+        Raises:
+            UsageError: the run has fewer seeds, or a seed has no checkpoint of an epoch that is asked for.
+        """
+        seeds = sorted({member.seed for member in members})
+        if (self.seeds or 0) > len(seeds):
+            raise UsageError(
+                f"{folder} has members of {len(seeds)} seeds, and {self.seeds} are asked for.",
+                hint=f"Give --seeds {len(seeds)} or fewer.",
+            )
+        taken = {(seed, epoch) for seed in seeds[: self.seeds] for epoch in self._epochs(members, seed, folder)}
+        return [member for member in members if (member.seed, member.epoch) in taken]
+
+    def _epochs(self, members: Sequence[Member], seed: int, folder: Path) -> Sequence[int]:
+        known = sorted(member.epoch for member in members if member.seed == seed)
+        if self.checkpoints is None:
+            return [epoch for epoch in known if (known[-1] - epoch) % self.every == 0]
+        wanted = range(known[-1], known[-1] - self.checkpoints * self.every, -self.every)
+        if lost := sorted(set(wanted) - set(known)):
+            raise UsageError(
+                f"{folder}: seed {seed} has no checkpoint of epoch {lost[-1]}.",
+                hint=f"It has those of {', '.join(map(str, known))}: ask for fewer, or at another distance.",
+            )
+        return wanted
+
+
+@dataclass(frozen=True)
 class Given:
     """Members that were trained before.
 
@@ -77,15 +119,25 @@ class Given:
         return recipe.model_copy(update={**update, "proxy": recipe.proxy.model_copy(update=proxy)})
 
 
-def open_given(folder: Path) -> Given:
+def open_given(folder: Path, choice: Choice | None = None) -> Given:
     """Returns the members in a folder: a run of `score`, or weights, in order of their names.
 
+    Args:
+        folder: where they lie.
+        choice: which of a run's are taken; None for all.
+
     Raises:
-        UsageError: there are none, or curate's own are of several networks.
-        RunError: the run is not finished, or a file cannot be read.
+        UsageError: there are none, or not those that are chosen, or curate's own are of several networks.
+        RunError: the run is not finished, or a file cannot be read or is damaged.
     """
     is_run = (folder / INDEX).exists()
+    if choice and not is_run:
+        raise UsageError(
+            f"{folder} is no run: its seeds and checkpoints are not known.",
+            hint="Leave out --ensemble, --seeds, --checkpoints and --checkpoint-every: all weights there are members.",
+        )
     members = _of_run(folder) if is_run else _of_files(folder)
+    members = choice.of(members, folder) if choice else members
     about = [_about(member.path) for member in members]
     known = [one for one in about if one]
     for member, one in zip(members, about, strict=True):
@@ -149,7 +201,7 @@ def _about(path: Path) -> dict[str, Any]:
             about: dict[str, Any] = json.loads((file.metadata() or {}).get("curate", "{}"))
     except Exception as error:  # safetensors raises many kinds for a damaged file; all mean the same
         raise RunError(
-            f"{path}: cannot be read as a member ({error}).", hint="Expected weights of a timm model."
+            f"{path}: cannot be read as a member: {error}.", hint="Expected weights of a timm model."
         ) from error
     return about
 

@@ -65,7 +65,7 @@ def split(run: Run, pixels: Pixels) -> tuple[RowArray, HeldOut | None]:
 
 def _split(run: Run, rows: Rows) -> tuple[RowArray, RowArray | None]:
     """Returns the rows to train on, and those of the pool that are held out; None where `--val` names none of it."""
-    labelled_K = _within(run, rows)
+    labelled_K = labelled_within(run, rows, run.request.within)
     if not run.request.val:
         return labelled_K, None
     fraction = val_fraction(run.request.val)
@@ -99,9 +99,13 @@ def validation(run: Run, val: HeldOut | None, plan: Plan) -> Validate | None:
     return accuracy
 
 
-def _within(run: Run, rows: Rows) -> RowArray:
-    """Returns the labelled rows, of those that a manifest keeps where one is named."""
-    labelled_K, folder = labelled(rows), run.request.within
+def labelled_within(run: Run, rows: Rows, folder: Path | None) -> RowArray:
+    """Returns the labelled rows, of those that a manifest keeps where one is named.
+
+    Raises:
+        UsageError: the manifest keeps none of some class.
+    """
+    labelled_K = labelled(rows)
     if folder is None:
         return labelled_K
     inside_K = np.intersect1d(labelled_K, kept_rows(folder, rows), assume_unique=True)

@@ -28,7 +28,7 @@ from curate.proxy.plan import Plan
 from curate.recipe import Recipe
 from curate.scores import INDEX, RUN, read_record, write_record
 from curate.workflows.base_run import open_base_run
-from curate.workflows.given import Given, check_given, open_given
+from curate.workflows.given import Choice, Given, check_given, open_given
 from curate.workflows.setting import Setting, check_device, plan_for, settle
 
 LOG, DIVERGED = "log.jsonl", "diverged.json"
@@ -50,6 +50,7 @@ class Request:
         copied: shards may have other times than when they were indexed; those are scanned again, and must be the same.
         answers: labels of samples that have none in the shards, by (shard, key).
         members: a folder of members that were trained before; nothing is trained.
+        choice: which of them, where they are a run's; None for all.
         root: the shards' common folder, where it is known.
     """
 
@@ -68,6 +69,7 @@ class Request:
     copied: bool = False
     answers: Answers = field(default_factory=dict)
     members: Path | None = None
+    choice: Choice | None = None
     root: Path | None = None
 
 
@@ -211,7 +213,7 @@ def given_members(request: Request) -> Given | None:
         return None
     if request.val or request.within:
         raise UsageError("With --members nothing is trained.", hint="Leave out --val and --within.")
-    return open_given(request.members)
+    return open_given(request.members, request.choice)
 
 
 def _settled(request: Request, pool: Pool, given: Given | None) -> dict[str, Any]:

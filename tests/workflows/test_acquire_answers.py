@@ -353,7 +353,10 @@ def test_a_class_that_appears_late_and_labels_of_two_kinds_are_refused(
     late = answered(out, 1)
     write_rows(out / "round-1" / "to_label.csv", [{**late[0], "label": "d black"}, *late[1:]])
     assert run(waiting) == 2
-    assert "unknown class 'd black'" in capsys.readouterr().err
+    assert "unknown class 'd black'" in (said := capsys.readouterr().err)
+    assert "is known by a list alone: --classes FILE" in said
+    (tmp_path / "classes.txt").write_text("\n".join([*NAMES, "d black"]))
+    assert run([*waiting, "--classes", str(tmp_path / "classes.txt")]) == 0
 
 
 def test_a_key_that_two_shards_have_needs_its_shard(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

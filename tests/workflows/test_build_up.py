@@ -177,6 +177,7 @@ def test_who_cannot_be_decoded_is_never_drawn_where_pixels_are_streamed(tmp_path
         (["--schedule", "12,40", "--outliers", "8"], "40 + 8 = 48, which is 1 too many"),
         (["--schedule", "0.2,0.4", "--proxy", "inception_v4"], "'inception_v4' cannot take images of 8 px"),
         (["--schedule", "0.2,0.4", "--fn", "variation_ration"], "Did you mean"),
+        (["--schedule", "0.2,0.4", "--fn", "k_centers"], "then prune --fn k_centers --start MANIFEST"),
         (["--schedule", "0.2,0.4", "--fn", "forgetting"], "is known of samples that were trained on alone"),
         (["--schedule", "0.2,0.4", "--first-per-class", "same"], "expected equal or proportional"),
         (["--schedule", "0.2,0.4", "--set", "train.seeds=1", "--set", "train.checkpoints=1"], "needs 2 members"),
@@ -220,6 +221,10 @@ def test_a_class_that_is_missing_from_the_first_subset_is_named(
     ]
     assert run(given) == 2
     assert "keeps no labelled sample of class" in capsys.readouterr().err
+    # It settles nothing: the same folder takes another schedule.
+    assert not (tmp_path / "b" / "iteration-0").exists()
+    words = [word if word != "2,20" else "0.5,0.6" for word in given]
+    assert run([*words, "--first-per-class", "equal", "--epochs", "1", "--checkpoints", "1"]) == 0
 
 
 def test_a_class_that_the_held_out_samples_take_away_is_named(

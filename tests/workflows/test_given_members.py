@@ -63,6 +63,37 @@ def test_members_of_a_run_score_as_they_did_and_train_nothing(
     assert run(["compare", str(out), "--fn", "entropy", "--cost"]) == 0
 
 
+def test_members_are_chosen_from_a_run_by_kind_number_and_distance(
+    toy_scores: Path, pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def taken(*words: str) -> list[tuple[int, int]]:
+        out = tmp_path / "-".join(["s", *words])
+        assert score(pool_folder, out, toy_scores, *words) == 0
+        assert score(pool_folder, out, toy_scores, *words) == 0
+        summary = json.loads((out / "summary.json").read_bytes())
+        return [(member["seed"], member["epoch"]) for member in summary["members"]]
+
+    assert taken() == taken("--ensemble", "combined") == [(0, 2), (0, 3), (1, 2), (1, 3)]
+    assert taken("--ensemble", "seeds") == taken("--checkpoints", "1") == [(0, 3), (1, 3)]
+    assert taken("--ensemble", "checkpoints") == taken("--seeds", "1") == [(0, 2), (0, 3)]
+    assert taken("--checkpoint-every", "2") == [(0, 3), (1, 3)]
+    capsys.readouterr()
+    for words, said in (
+        (["--seeds", "3"], "has members of 2 seeds, and 3 are asked for"),
+        (["--checkpoints", "3"], "seed 0 has no checkpoint of epoch 1"),
+        (["--checkpoints", "2", "--checkpoint-every", "2"], "It has those of 2, 3"),
+        (["--ensemble", "seeds", "--checkpoints", "2"], "contradicts 2 seeds x 2 checkpoints"),
+        (["--ensemble", "both"], "expected seeds, checkpoints, combined"),
+        (["--seeds", "0"], "--seeds 0: expected 1 or more"),
+        (["--epochs", "3"], "nothing is trained"),
+    ):
+        assert score(pool_folder, tmp_path / "never", toy_scores, *words) == 2
+        assert said in capsys.readouterr().err
+    assert score(pool_folder, tmp_path / "never", weights(tmp_path / "theirs"), "--ensemble", "seeds") == 2
+    assert "is no run" in capsys.readouterr().err
+    assert not (tmp_path / "never" / "run.json").exists()
+
+
 def test_a_pool_without_labels_is_scored(toy_scores: Path, pool_folder: Path, tmp_path: Path) -> None:
     assert score(pool_folder, tmp_path / "s", toy_scores, "--label-from", "none") == 0
     assert column(tmp_path / "s", "entropy") == column(toy_scores, "entropy")
@@ -103,18 +134,21 @@ def test_what_is_no_member_of_this_ensemble_is_refused_before_anything_is_decode
     member = cut / "members" / "seed-001" / "epoch-002.safetensors"
     member.write_bytes(member.read_bytes()[:-100])
     refused(cut, 1, "seed-001/epoch-002.safetensors: cannot be read as a member")
+    whole = (toy_scores / "members" / "seed-001" / "epoch-002.safetensors").read_bytes()
+    member.write_bytes(whole[:-100] + bytes(100))
+    refused(cut, 1, "its tensors are not those that were written")
     member.unlink()
     refused(cut, 1, "seed-001/epoch-002.safetensors: cannot be read")
     refused(toy_scores, 2, "holds preact_resnet20, and convnet3 is asked for", "--proxy", "convnet3")
     refused(toy_scores, 2, "nothing is trained", "--val", "0.1")
-    refused(toy_scores, 2, "nothing is trained", "--seeds", "3")
+    refused(toy_scores, 2, "nothing is trained", "--epochs", "3")
     refused(tmp_path / "none", 2, "no members here")
     theirs = weights(tmp_path / "theirs")
     refused(theirs, 2, "holds another network than convnet3 for 3 classes", "--proxy", "convnet3")
     weights(theirs, name="preact_resnet32")
     refused(theirs, 2, "preact_resnet32-0.pth: holds another network", "--proxy", "preact_resnet20")
     (theirs / "aaa.pth").write_bytes(b"no weights")
-    refused(theirs, 1, "aaa.pth: cannot be read as weights", "--proxy", "preact_resnet20")
+    refused(theirs, 1, "aaa.pth: cannot be read as a member: no weights", "--proxy", "preact_resnet20")
     refused(weights(tmp_path / "five", classes=5), 2, "'head.fc.weight' is (5, 64, 1, 1)", "--proxy", "preact_resnet20")
 
 

@@ -261,6 +261,7 @@ def test_a_missing_table_is_an_error_and_not_fewer_samples(toy_scores: Path, tmp
 def test_disagreement_needs_two_members(pool_folder: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     one = ["--proxy", "preact_resnet20", "--seeds", "1", "--epochs", "1", "--checkpoints", "1", "--device", "cpu"]
     assert run(["score", str(pool_folder), "--out", str(tmp_path / "s"), *one]) == 0
+    assert "--keep 0.8 --fn entropy" in capsys.readouterr().err  # what one member can be asked
     assert prune(tmp_path / "s", tmp_path / "m", "--keep", "0.5", "--fn", "variation_ratio") == 2
     assert "at least 2 members" in capsys.readouterr().err
 
