@@ -159,7 +159,7 @@ def bench(setting: Setting) -> list[Case]:
             for name, package in {OURS: "curate", "scipy": "scipy", "scikit-activeml": "skactiveml"}.items()
         }
         arms[LIMIT] = peer("numpy", "k_centers", *words, "--centers=3", "--arm", LIMIT)
-        targets = [Target("scipy", 15), Target("scikit-activeml", 15)]
+        targets = [Target("scipy", 12), Target("scikit-activeml", 12)]
         after = f" after a start of {start:,}" if start > 1 else ""
         case = compared(f"{samples:,} x {dimensions}, {kind}, {centers} centers{after}", "ms a center", arms,
                         repeats=setting.repeats, targets=targets,

@@ -60,3 +60,22 @@ def test_its_listed_files_pack_into_its_shards(name: str, real_data: Path, tmp_p
     ]
     assert run(["pack", *words]) == 0
     assert (tmp_path / "out" / "train-000000.tar").read_bytes() == whole
+
+
+@pytest.mark.data
+def test_the_keys_of_a_list_are_read_without_its_shards(
+    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the block of the README, up to where it needs a download."""
+    folder = MANIFESTS / "cifar10"
+    block = (folder / "README.md").read_text().split("```python\n")[1].split("\nfrom torchvision")[0]
+    monkeypatch.chdir(folder)
+    found: dict[str, list[str]] = {}
+    exec(block, found)  # noqa: S102  (the README's own)
+    words = ["--root", str(real_data / "cifar10"), "--to", "keys", "--out", str(tmp_path / "keys")]
+    assert run(["export", str(folder / "entropy-0.5"), *words]) == 0
+    listed = (tmp_path / "keys" / "keys.txt").read_text().splitlines()
+    assert found["keys"] == [line.split("\t")[1] for line in listed]
+    torchvision_names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    assert {key.split("_")[1] for key in found["keys"]} == set(torchvision_names)
+    assert {int(key.split("_")[2]) for key in found["keys"]} <= set(range(5000))
