@@ -183,8 +183,10 @@ def title(target: str, rows: Sequence[dict[str, Any]]) -> str:
     if run is None:
         return f"Target {target}: {NOT_RUN}."
     votes = f", {run['members']} of them voting" if run["members"] > 1 else ""
+    start = ""
     if run["scheme"] == "pretrain":
         votes += ", fine-tuned from the model of all the data (whose time counts)"
+        start = " (but for over all: the row of all the data is the model that they start from, not trained further)"
     drawn = (
         "each seed trains its own proxy, selects by it and trains its own targets"
         if run.get("anew")
@@ -192,7 +194,7 @@ def title(target: str, rows: Sequence[dict[str, Any]]) -> str:
     )
     when = "of the epoch that was best on --val" if run.get("is_best") else "after the last epoch"
     return (
-        f"Target {target}{votes}, equal {run['equal']}: accuracy in % on the test set {when}, mean ± std "
+        f"Target {target}{votes}, equal {run['equal']}{start}: accuracy in % on the test set {when}, mean ± std "
         f"over n seeds ({drawn}); differences in points, paired by seed, ± half of their 95 % interval; selection in % "
         "of the arithmetic of one target trained on all."
     )

@@ -293,6 +293,7 @@ def test_pretrained_targets_go_on_from_the_model_of_everything(
     assert kept["seconds"] > whole["seconds"]
     assert kept["scheme"] == "pretrain"
     assert "fine-tuned from the model of all the data" in (out / "table.md").read_text()
+    assert "equal epochs (but for over all: the row of all the data is the model" in (out / "table.md").read_text()
     (start,) = out.glob("full/*/*.safetensors")
     before = start.read_bytes()
     path = next(out.glob("runs/*/random-24/000.json"))
