@@ -108,7 +108,7 @@ def arms_anew(
     recipe, scores = anew.of_seed(number), scores_of(request.out, number)
     shared = pixels if (recipe.pixels, recipe.text) == (request.recipe.pixels, request.recipe.text) else None
     scoring = replace(
-        request, shards=anew.shards, out=scores, recipe=recipe, test=(), embeddings=K_CENTERS in anew.fns
+        request, shards=anew.shards, out=scores, recipe=recipe, test=(), embeddings=K_CENTERS in anew.fns, networks=()
     )  # fmt: skip
     progress.note(f"Seed {number}: a proxy and its selection.")
     score(scoring, progress, pixels=shared if run.setting.reads == "images" else None)

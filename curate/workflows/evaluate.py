@@ -223,7 +223,7 @@ def _run_request(request: Request, recipe: Recipe) -> RunRequest:
     shards, root = (request.anew.shards, None) if request.anew else _shards_of(request)
     return RunRequest(
         shards, request.out, recipe, request.labels, val=request.val, test=request.test, device=request.device,
-        skip_faults=request.skip_faults, copied=request.copied, root=root,
+        skip_faults=request.skip_faults, copied=request.copied, root=root, networks=_targets(request),
     )  # fmt: skip
 
 

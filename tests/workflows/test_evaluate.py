@@ -464,7 +464,12 @@ def test_a_curve_is_measured_drawn_and_taken_by_keep_auto(
 
 @pytest.mark.parametrize(
     ("target", "said"),
-    [("inception_v4", "cannot take images of 8 px"), ("vit_tiny_patch16_224", "8 px"), ("resnet81", "Did you mean")],
+    [
+        ("inception_v4", "cannot take images of 8 px"),
+        ("vit_tiny_patch16_224", "8 px"),
+        ("resnet81", "Unknown network 'resnet81'"),
+        ("fasttext", "'fasttext' is a network for texts, and the pool holds images"),
+    ],
 )
 def test_a_target_that_does_not_fit_is_refused_before_anything_is_trained(
     toy_manifest: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str, said: str
