@@ -1,11 +1,12 @@
 """docs/results.md, made from the files in docs/results: what single runs, rounds and comparisons wrote."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from curate.workflows.results import as_markdown, summarise
+from curate.workflows.results import Wanted, as_markdown, summarise
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 NOT_RUN = "**not run**"
@@ -45,8 +46,17 @@ def _evaluated(paths: Sequence[Path]) -> str:
     """Accuracy of targets: `curate evaluate`."""
     if not paths:
         return ""
-    pairs = [(target, arm) for target, arms in _read(paths[0]).items() for arm in arms]
-    return as_markdown(summarise(paths[0].parent / "runs", pairs)["rows"])
+    wanted = [_wanted(target, arm) for target, arms in _read(paths[0]).items() for arm in arms]
+    return as_markdown(summarise(paths[0].parent / "runs", wanted)["rows"])
+
+
+def _wanted(target: str, arm: str) -> Wanted:
+    """Returns the row of an arm, called what its name alone tells; a manifest's without its digest."""
+    if arm == "all":
+        return Wanted(target, arm, "all the data", arm)
+    if drawn := re.fullmatch(r"random-(\d+)", arm):
+        return Wanted(target, arm, "random", "random", int(drawn[1]))
+    return Wanted(target, arm, re.sub(r"-[0-9a-f]{8}$", "", arm), "manifest")
 
 
 def _rounds(paths: Sequence[Path]) -> str:

@@ -104,22 +104,25 @@ def evaluate(
         label_source(label_from, label_field, labels, text_field),
     )
     from curate.workflows import evaluate as work
+    from curate.workflows.evaluation import Request
 
     anew = _anew(proxy_recipe, shards, fn, keep, curve)
     if curve:
         manifests, scores = _keep_lists(manifests, curve, fn, scores, out)
-    request = work.Request(
+    request = Request(
         manifests or (), test or (), out, loaded, target or (), seeds=seeds, members=target_members, equal=equal,
         scheme=scheme, scores=scores or (), labels=source, root=root, device=device, skip_faults=skips(on_bad_shard),
         val=val or (), anew=anew, copied=copied,
     )  # fmt: skip
     with console.progress(quiet=as_json) as listener:
-        result = work.planned(request) if dry_run else work.evaluate(request, within_time(listener, max_time))
+        result = work.planned(request, listener) if dry_run else work.evaluate(request, within_time(listener, max_time))
     if not dry_run:
         _draw_curve(out, result["rows"])
     if as_json:
         return console.show_json("evaluate", {"out": str(out), **result})
     show_evaluation(result["rows"], markdown=markdown)
+    if dry_run:
+        console.note(f"{result['done']} of {result['asked']} runs are there.")
     table = f"; the table: {out}/table.md" if (out / "table.md").exists() else ""  # not of what was cut short
     console.note(f"Results of {result['runs']} runs: {out}/runs{table}")
     return None

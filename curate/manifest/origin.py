@@ -139,6 +139,12 @@ def choosing_seconds(folder: Path) -> float:
     return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
+def scores_named(folder: Path) -> list[str]:
+    """Returns where the runs lay whose scores a manifest was chosen by; nothing where it does not say it."""
+    source = _source(folder)
+    return [source["scores"], *source.get("combined_with", [])] if "scores" in source else []
+
+
 def find_base(folder: Path, head: Head, others: Mapping[str, Path]) -> Path | None:
     """Returns the manifest that one grew from: among others, by digest, or where it was; None where it is not."""
     digest = head.selection.base or ""

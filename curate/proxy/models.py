@@ -62,11 +62,11 @@ class ModelSpec:
 
 
 def check_name(name: str) -> None:
-    """Refuses a proxy that neither the table nor timm knows."""
+    """Refuses a network that neither the table nor timm knows."""
     if not timm.is_model(name):
         known = timm.list_models()
         raise UsageError(
-            f"Unknown proxy '{name}'.", hint=did_you_mean(name, known) if len(name) > 2 else "Any timm name will do."
+            f"Unknown network '{name}'.", hint=did_you_mean(name, known) if len(name) > 2 else "Any timm name will do."
         )
 
 
@@ -106,7 +106,7 @@ def _create(spec: ModelSpec) -> nn.Module:
         model: nn.Module = timm.create_model(spec.name, pretrained=False, **arguments)
         return model
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"timm cannot build '{spec.name}' here: {error}.", hint="Choose another --proxy.") from error
+        raise UsageError(f"timm cannot build '{spec.name}' here: {error}.", hint="Choose another network.") from error
 
 
 def _narrowed(name: str, width: float) -> dict[str, Any]:

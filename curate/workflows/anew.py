@@ -13,12 +13,13 @@ import torch
 
 from curate.acquisition import acquisition
 from curate.errors import UsageError
+from curate.manifest.lines import HEAD
 from curate.progress import Progress
-from curate.proxy.pixels import Pixels
+from curate.proxy.pixels import Pixels, Rows
 from curate.recipe import Recipe
 from curate.selection.budget import parse_keep
 from curate.workflows import prune as pruning
-from curate.workflows.arms import Arm, arms_of
+from curate.workflows.arms import Arm, beside, kept_arms, unselected
 from curate.workflows.cover import K_CENTERS
 from curate.workflows.held_out import RowArray, val_fraction
 from curate.workflows.run import Request as RunRequest
@@ -80,6 +81,10 @@ class Anew:
                     f"--keep {keep} keeps all {good:,} samples: there is nothing to compare.", hint="Such as 0.5."
                 )
 
+    def folders(self, out: Path, number: int) -> list[Path]:
+        """Returns where the manifests of a seed lie."""
+        return [scores_of(out, number).parent / f"{fn}-{keep}" for fn in self.fns for keep in self.keeps]
+
     def of_seed(self, number: int) -> Recipe:
         """Returns the recipe whose proxies share no seed with those of another number, nor with a target."""
         train = self.recipe.train
@@ -108,16 +113,25 @@ def arms_anew(
     recipe, scores = anew.of_seed(number), scores_of(request.out, number)
     shared = pixels if (recipe.pixels, recipe.text) == (request.recipe.pixels, request.recipe.text) else None
     scoring = replace(
-        request, shards=anew.shards, out=scores, recipe=recipe, test=(), embeddings=K_CENTERS in anew.fns
+        request, shards=anew.shards, out=scores, recipe=recipe, test=(), embeddings=K_CENTERS in anew.fns, networks=()
     )  # fmt: skip
     progress.note(f"Seed {number}: a proxy and its selection.")
     score(scoring, progress, pixels=shared if run.setting.reads == "images" else None)
     torch.set_num_threads(run.setting.threads)  # the proxy's recipe may have asked for others
-    folders = [scores.parent / f"{fn}-{keep}" for fn in anew.fns for keep in anew.keeps]
-    for folder in folders:
+    for folder in anew.folders(request.out, number):
         fn, _, keep = folder.name.rpartition("-")
         pruning.prune(pruning.Request(scores, fn, keep, folder, seed=number))
-    arms = arms_of(folders, run.pool, pixels.rows, labelled_K)
+    kept = selected(anew, run, pixels.rows, labelled_K, number)
+    return [*kept, *beside(kept, labelled_K)]
+
+
+def selected(anew: Anew, run: Run, rows: Rows, labelled_K: RowArray, number: int) -> list[Arm]:
+    """Returns the arms of what a seed selects; of what it has not selected yet with the size that was asked for."""
+    folders, good = anew.folders(run.request.out, number), int((~rows.is_bad_N).sum())
+    there = [folder for folder in folders if (folder / HEAD).exists()]
+    arms = dict(zip(there, kept_arms(there, run.pool, rows, labelled_K), strict=True))
+    for folder in folders:
+        fn, _, keep = folder.name.rpartition("-")
+        arms.setdefault(folder, unselected(folder.name, f"{fn} {keep}", parse_keep(keep).budget(good)))
     # The same name for every seed: they are one row of the table.
-    names = iter(folder.name for folder in folders)
-    return [replace(arm, name=next(names)) if arm.kind == "manifest" else arm for arm in arms]
+    return [replace(arms[folder], name=folder.name) for folder in folders]

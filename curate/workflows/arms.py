@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
 
 from curate.errors import UsageError
 from curate.manifest.lines import manifest_digest
-from curate.manifest.origin import check_pool, choosing_seconds, find_base
+from curate.manifest.origin import check_pool, choosing_seconds, find_base, scores_named
 from curate.manifest.schema import Head, load_head
 from curate.manifest.verify import load_whole
 from curate.pool.index import Pool
 from curate.proxy.pixels import Rows
+from curate.workflows.cost import Scoring
 from curate.workflows.held_out import RowArray, kept_rows
 
 ALL = "all"
-Scored = tuple[tuple[str, str | None], ...]
+Scored = tuple[Scoring, ...]
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,7 @@ class Arm:
         label: what tables call it.
         samples: how many are trained on, all labelled.
         digest: of the manifest, else empty.
-        scored: of each run that scored the manifest or, in build-up, one before it, the digests of its recipe and of
-            the manifest that it was trained on, None where that does not matter; empty where they are not known.
+        scored: the runs that scored the manifest or, in build-up, one before it; empty where they are not known.
         choosing_seconds: what choosing by those scores took, of all manifests that it grew from.
         rows: returns the rows by the seed of a run; a manifest's do not depend on it.
     """
@@ -48,7 +49,13 @@ class Arm:
 
 
 def arms_of(manifests: Sequence[Path], pool: Pool, rows: Rows, labelled_K: RowArray) -> list[Arm]:
-    """Returns the manifests' arms, for each number of samples a random one, and everything.
+    """Returns the manifests' arms, for each number of samples a random one, and everything. Raises as `kept_arms`."""
+    kept = kept_arms(manifests, pool, rows, labelled_K)
+    return [*kept, *beside(kept, labelled_K)]
+
+
+def kept_arms(manifests: Sequence[Path], pool: Pool, rows: Rows, labelled_K: RowArray) -> list[Arm]:
+    """Returns the manifests' arms.
 
     Args:
         manifests: of the pool.
@@ -60,9 +67,18 @@ def arms_of(manifests: Sequence[Path], pool: Pool, rows: Rows, labelled_K: RowAr
         UsageError: a manifest that keeps no labelled sample, or all of them; one manifest twice.
     """
     known = by_digest(manifests)
-    kept = [_kept(folder, pool, rows, labelled_K, known) for folder in manifests]
+    return [_kept(folder, pool, rows, labelled_K, known) for folder in manifests]
+
+
+def beside(kept: Sequence[Arm], labelled_K: RowArray) -> list[Arm]:
+    """Returns what others are held against: for each number of samples a random arm, and everything."""
     sizes = sorted({arm.samples for arm in kept})
-    return [*kept, *(_random(size, labelled_K) for size in sizes), _all(labelled_K)]
+    return [*(_random(size, labelled_K) for size in sizes), _all(labelled_K)]
+
+
+def unselected(name: str, label: str, samples: int) -> Arm:
+    """Returns the arm of a selection that has not been made: its rows are not known."""
+    return Arm(name, "manifest", label, samples, "", (), 0.0, lambda seed: np.empty(0, dtype=np.int64))
 
 
 def arm_name(manifest: Path) -> str:
@@ -101,22 +117,23 @@ def _kept(folder: Path, pool: Pool, rows: Rows, labelled_K: RowArray, known: Map
 
 def _scored(folder: Path, head: Head, known: Mapping[str, Path]) -> tuple[Scored, float]:
     """Returns what scored a manifest, nothing where one that it grew from is not found, and the seconds of choosing."""
-    found: list[tuple[str, str | None]] = []
+    found: list[Scoring] = []
     seconds = choosing_seconds(folder)
     while head.selection.scheme == "build_up" and head.scored.recipe:
-        found += recipes_of(head, head.selection.base)
+        found += recipes_of(head, head.selection.base, scores_named(folder))
         base = find_base(folder, head, known)
         if base is None:  # the first subset is drawn at random
             return (tuple(found) if head.selection.iteration == 1 else ()), seconds
         folder, head = base, load_head(base)
         seconds += choosing_seconds(folder)
-    return (*found, *recipes_of(head, None)), seconds
+    return (*found, *recipes_of(head, None, scores_named(folder))), seconds
 
 
-def recipes_of(head: Head, trained_on: str | None) -> Scored:
-    """Returns what the runs whose scores a manifest combines, or its only one, were trained by and on."""
+def recipes_of(head: Head, trained_on: str | None, folders: Sequence[str] = ()) -> Scored:
+    """Returns the runs whose scores a manifest combines, or its only one; `folders` are where they lay."""
     runs = (head.scored, *head.scored.combined_with)
-    return tuple((run.recipe, trained_on) for run in runs if run.recipe)
+    pairs = zip(runs, chain(folders, repeat("")), strict=False)  # of what was published it is not known where
+    return tuple(Scoring(run.recipe, trained_on, folder) for run, folder in pairs if run.recipe)
 
 
 def _label(head: Head) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from curate.errors import RunError
 from curate.proxy.models import forward_flops
@@ -16,6 +16,20 @@ from curate.workflows.setting import Setting, plan_for
 
 BASE = "base"  # the event that says what the run took that this one grew from
 TRAIN_PASSES = 3  # forward, and backward at twice its price
+
+
+class Scoring(NamedTuple):
+    """A run that scored a manifest, as that manifest records it.
+
+    Attributes:
+        recipe: the digest of its recipe.
+        trained_on: the digest of the manifest that it was trained on, None where that does not matter.
+        folder: where it lay then, empty where that is not known.
+    """
+
+    recipe: str
+    trained_on: str | None
+    folder: str = ""
 
 
 def cost_of(folder: Path) -> dict[str, Any]:
@@ -43,27 +57,37 @@ def cost_of(folder: Path) -> dict[str, Any]:
 
 
 def selection_cost(
-    runs: Sequence[Path], scored: Sequence[tuple[str, str | None]], choosing_seconds: float = 0.0
+    runs: Sequence[Path], scored: Sequence[Scoring], choosing_seconds: float = 0.0
 ) -> dict[str, Any] | None:
     """Returns what a manifest cost, the runs that scored it together; None where not all of them are there.
 
     Args:
         runs: folders of runs.
-        scored: of each that is looked for, the last first, the digests of its recipe and of the manifest that it was
-            trained on, None where that does not matter.
+        scored: those that are looked for, the last first.
         choosing_seconds: what choosing by the scores took.
+
+    Raises:
+        RunError: a folder holds no finished run.
     """
-    costs = list[dict[str, Any]]()
-    for recipe, trained_on in scored:
-        for folder in runs:
-            record = read_record(folder / RUN)
-            if record["recipe_digest"] == recipe and trained_on in (None, record.get("within", "")):
-                costs.append(cost_of(folder))
-                break
-    if not costs or len(costs) < len(scored):
+    found = [_found(one, runs) for one in scored]
+    costs = [cost_of(folder) for folder in found if folder]
+    if not costs or len(costs) < len(found):
         return None
     seconds, flops = (sum(cost[name] for cost in costs) for name in ("seconds", "flops"))
     return {**costs[0], "seconds": round(seconds + choosing_seconds, 1), "flops": flops}
+
+
+def not_found(runs: Sequence[Path], scored: Sequence[Scoring]) -> list[Scoring]:
+    """Returns those that are none of the runs."""
+    return [one for one in scored if not _found(one, runs)]
+
+
+def _found(one: Scoring, runs: Sequence[Path]) -> Path | None:
+    for folder in runs:
+        record = read_record(folder / RUN)
+        if record["recipe_digest"] == one.recipe and one.trained_on in (None, record.get("within", "")):
+            return folder
+    return None
 
 
 def costs_of(folders: Sequence[Path], names: Sequence[str], *, target: str | None) -> list[dict[str, Any]]:

@@ -13,9 +13,10 @@ from PIL import Image
 from curate.pool.writer import Sample, write_shards
 from curate.progress import Progress
 from curate.recipe import Augment, Pixels, Proxy, Recipe, Train
-from curate.workflows import evaluate as evaluation
+from curate.workflows import evaluation
 from curate.workflows import prune as pruning
 from curate.workflows import score as scoring
+from curate.workflows.evaluate import evaluate
 from curate.workflows.run import Request
 
 KEEP = "50%"
@@ -91,7 +92,7 @@ def _compare(out: Path, *, seeds: int, progress: Progress) -> list[dict[str, Any
         [out / "manifest"], [str(out / "test")], out / "evaluation", RECIPE,
         seeds=seeds, equal="steps", scores=[out / "scores"],
     )  # fmt: skip
-    rows: list[dict[str, Any]] = evaluation.evaluate(request, progress)["rows"]
+    rows: list[dict[str, Any]] = evaluate(request, progress)["rows"]
     return rows
 
 

@@ -7,105 +7,38 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from curate import durable
-from curate.errors import RunError, UsageError
-from curate.manifest.lines import read_lines, read_root
-from curate.manifest.schema import load_head
-from curate.pool.labels import LabelSource
+from curate.errors import RunError
 from curate.progress import Progress, Silent
-from curate.proxy import reads_of
 from curate.proxy.members import Member, Members
-from curate.proxy.models import check_fits, check_name, forward_flops
-from curate.proxy.pixels import Pixels, batches_of
+from curate.proxy.models import check_name, forward_flops
+from curate.proxy.pixels import Pixels, batches_of, rows_of
 from curate.proxy.plan import Plan
 from curate.proxy.predict import measured
 from curate.proxy.training import history_of, member_path, settled_members, train_member
-from curate.recipe import Recipe, Train
-from curate.workflows.anew import Anew, arms_anew, scores_of
-from curate.workflows.arms import ALL, Arm, arm_name, arms_of, by_digest
-from curate.workflows.cost import TRAIN_PASSES, selection_cost
-from curate.workflows.held_out import HeldOut, RowArray, Validate, check_others, other_shards, split, validation
-from curate.workflows.results import summarise, write_tables
-from curate.workflows.run import Request as RunRequest
-from curate.workflows.run import Run, open_run, settled_if_accepted
-from curate.workflows.setting import open_pixels, plan_for
+from curate.recipe import Train
+from curate.workflows.anew import arms_anew, scores_of, selected
+from curate.workflows.arms import ALL, Arm, arms_of, beside, kept_arms
+from curate.workflows.cost import TRAIN_PASSES, not_found, selection_cost
+from curate.workflows.evaluation import PRETRAIN, RECORD, RUNS, SCRATCH, WORK, Cell, Request, open_evaluation
+from curate.workflows.held_out import HeldOut, RowArray, Validate, other_shards, split, split_rows, validation
+from curate.workflows.results import Wanted, results_in, summarise, write_tables
+from curate.workflows.run import Run
+from curate.workflows.setting import open_pixels
 from curate.workflows.sharing import Alone, alone_in, claimed
 
-RECORD, RUNS, WORK, FULL = "evaluation.json", "runs", "work", "full"
-SCRATCH, PRETRAIN = "scratch", "pretrain"
+Costs = Mapping[str, dict[str, Any]]  # what selection cost, by the name of an arm
 FIRST_SEED = 100  # a target that shares its seed with the proxy would be a member
 MEMBER_STRIDE = 10_000
 NOTE_EVERY = 10  # epochs
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `evaluate` is asked to do.
-
-    Attributes:
-        manifests: of one pool.
-        test: what names the shards that accuracy is measured on.
-        out: the folder of the results.
-        recipe: how targets are trained; one checkpoint, the last epoch.
-        targets: names of networks; empty for the recipe's own.
-        seeds: runs behind each figure.
-        members: targets that vote together in each run (Chitta et al. report such ensembles).
-        equal: `epochs`, or `steps`: a smaller set is trained for more epochs, for as many steps as the pool.
-        scheme: `scratch`, or `pretrain`: a target starts from the one of its seed that was trained on everything,
-            and is fine-tuned at the recipe's `train.finetune_rate` (Chitta et al. 2021, section 3.1).
-        scores: folders of the runs that scored the manifests, for what selection cost.
-        root: where the pool lies, if it moved.
-        val: what is held out of every training, and steers it where the recipe asks for that: as in `score`.
-        anew: how each seed trains a proxy and selects, in place of manifests.
-        copied: as in `score`.
-    """
-
-    manifests: Sequence[Path]
-    test: Sequence[str]
-    out: Path
-    recipe: Recipe = field(default_factory=Recipe)
-    targets: Sequence[str] = ()
-    seeds: int = 3
-    members: int = 1
-    equal: str = "epochs"
-    scheme: str = SCRATCH
-    scores: Sequence[Path] = ()
-    labels: LabelSource = field(default_factory=LabelSource)
-    root: Path | None = None
-    device: str = "auto"
-    skip_faults: bool = False
-    val: Sequence[str] = ()
-    anew: Anew | None = None
-    copied: bool = False
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run: a target, what it is trained on, and the number of its seed."""
-
-    target: str
-    arm: Arm
-    number: int
-
-    def path(self, out: Path) -> Path:
-        """Returns where its result lies."""
-        return out / RUNS / self.target / self.arm.name / f"{self.number:03d}.json"
-
-    def claim(self, out: Path) -> Path:
-        """Returns the file by which a process holds it while it is trained."""
-        return out / WORK / self.target / self.arm.name / f"{self.number:03d}.claim"
-
-    def full(self, out: Path, member: int) -> Path:
-        """Returns where the weights of its seed lie that were trained on everything."""
-        return out / FULL / self.target / f"{self.number:03d}-{member}.safetensors"
 
 
 def evaluate(request: Request, progress: Progress | None = None) -> dict[str, Any]:
@@ -121,16 +54,12 @@ def evaluate(request: Request, progress: Progress | None = None) -> dict[str, An
     Cost: (manifests + sizes + 1) x targets x seeds x members training runs.
     """
     progress = progress or Silent()
-    for name in _targets(request):
+    for name in request.networks:
         check_name(name)
     if request.scheme == SCRATCH and request.anew is None:
         return _evaluated(request, progress, alone_in(request.out, progress))
     with durable.lock(request.out):
         return _evaluated(request, progress, nullcontext)
-
-
-def _targets(request: Request) -> list[str]:
-    return list(request.targets) or [request.recipe.proxy.name]
 
 
 @dataclass(frozen=True)
@@ -148,33 +77,33 @@ class _Ground:
 def _evaluated(request: Request, progress: Progress, alone: Alone) -> dict[str, Any]:
     """Evaluates; what is written for all runs, and the tables, while no other process does so (`alone`)."""
     with alone():
-        recipe = _of_target(request.recipe)
-        with settled_if_accepted(request.out):
-            run = open_run(_run_request(request, recipe), progress)
-            plans = {name: _plan(run, recipe, name) for name in _targets(request)}
-            for plan in plans.values():
-                check_fits(plan.spec)
-            if request.anew:
-                request.anew.check_sizes(run.pool.total - run.pool.bad)
-            test = check_others(run)
-        _check_record(request, run, test)
-        _check_reading(run, list(plans))
+        run, plans = open_evaluation(request, progress)
+        run.log(event="start", setting=run.setting.record())
         on_disk = _decoded(request, run, plans, progress) if run.setting.store == "disk" else None
     ground = on_disk or _decoded(request, run, plans, progress)
     if request.anew:  # once more: now it is known what cannot be decoded
         request.anew.check_sizes(int((~ground.pixels.rows.is_bad_N).sum()))
     cells = list[Cell]()
-    for part in [[number] for number in range(request.seeds)] if request.anew else [range(request.seeds)]:
+    for part in _parts(request):
         if request.anew:
             own = replace(request, scores=[scores_of(request.out, part[0])])
             arms = arms_anew(request.anew, run.request, run, ground.pixels, ground.labelled_K, part[0], progress)
         else:
             own, arms = request, arms_of(request.manifests, run.pool, ground.pixels.rows, ground.labelled_K)
-        fresh = list(_cells(own, arms, list(plans), part))
-        _run_missing(own, fresh, ground, progress)
+        fresh, costs = list(_cells(own, arms, part)), _costs(own.scores, arms, progress)
+        _run_missing(own, fresh, ground, costs, progress)
+        with alone():
+            _record_costs(request.out, fresh, costs)
         cells += fresh
     with alone():
-        return _tables(request, cells)
+        summary = summarise(request.out / RUNS, _wanted(cells))
+        write_tables(request.out, summary)
+        return summary
+
+
+def _parts(request: Request) -> Sequence[Sequence[int]]:
+    """Returns the numbers of the seeds that have their arms in common."""
+    return [[number] for number in range(request.seeds)] if request.anew else [range(request.seeds)]
 
 
 def _decoded(request: Request, run: Run, plans: dict[str, Plan], progress: Progress) -> _Ground:
@@ -184,101 +113,109 @@ def _decoded(request: Request, run: Run, plans: dict[str, Plan], progress: Progr
     return _Ground(run, plans, pixels, labelled_K, val, other_shards(run, "test"))
 
 
-def _run_missing(request: Request, cells: Sequence[Cell], ground: _Ground, progress: Progress) -> None:
+def _run_missing(request: Request, cells: Sequence[Cell], ground: _Ground, costs: Costs, progress: Progress) -> None:
     missing = [cell for cell in cells if not cell.path(request.out).exists()]
     progress.stage("train targets", len(missing), "runs")
     for done, cell in enumerate(claimed(missing, request.out)):
         progress.at(done, f"{cell.target} on {cell.arm.name}, seed {cell.number}")
-        _run_cell(request, cell, ground, progress)
+        _run_cell(request, cell, ground, costs, progress)
     progress.at(len(missing), "")
     if elsewhere := sum(not cell.path(request.out).exists() for cell in cells):
         progress.note(f"{elsewhere} more runs are trained by other processes; then the same command shows all.")
 
 
-def planned(request: Request) -> dict[str, Any]:
-    """Returns the table of what is on disk; of manifests and all the data also what has not run. Trains nothing.
+def planned(request: Request, progress: Progress | None = None) -> dict[str, Any]:
+    """Returns the table of what is on disk and of what has not run, with how many runs are `asked` and `done`.
+
+    Nothing is decoded or trained. Where nothing of a manifest has run, its number of samples still counts those that
+    cannot be decoded.
 
     Raises:
-        RunError: nothing has been evaluated there.
+        RunError: nothing has been evaluated there; else as `evaluate`, of what can be known so far.
     """
+    progress = progress or Silent()
+    for name in request.networks:
+        check_name(name)
     if not (request.out / RECORD).exists():
         raise RunError(f"{request.out} holds no evaluation.", hint="Run the same command without --dry-run.")
-    arms = [*map(arm_name, request.manifests), ALL]
-    return summarise(request.out / RUNS, [(target, arm) for target in _targets(request) for arm in arms])
+    run, _ = open_evaluation(request, progress)
+    rows = rows_of(run.pool)
+    labelled_K, _ = split_rows(run, rows)
+    cells, costs = list[Cell](), dict[str, dict[str, Any]]()
+    for part in _parts(request):
+        if request.anew:  # each seed's cost is recorded with its results
+            kept = selected(request.anew, run, rows, labelled_K, part[0])
+        else:
+            kept = kept_arms(request.manifests, run.pool, rows, labelled_K)
+            costs |= _costs(request.scores, kept, progress)
+        kept = _as_counted(request, kept, part)
+        cells += _cells(request, [*kept, *beside(kept, labelled_K)], part)
+    summary = summarise(request.out / RUNS, _wanted(cells), costs)
+    return {**summary, "asked": len(cells), "done": sum(cell.path(request.out).exists() for cell in cells)}
 
 
-def _of_target(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"checkpoints": 1})})
+def _as_counted(request: Request, arms: Sequence[Arm], numbers: Sequence[int]) -> list[Arm]:
+    """Returns arms with the numbers of samples that were trained on, where something of them has run."""
+    counted = {
+        result["arm"]: result["samples"]
+        for result in results_in(request.out / RUNS)
+        if not request.anew or result["seed"] in numbers
+    }
+    return [replace(arm, samples=counted.get(arm.name, arm.samples)) for arm in arms]
 
 
-def _run_request(request: Request, recipe: Recipe) -> RunRequest:
-    if request.anew and request.manifests:
-        raise UsageError("--proxy-recipe selects by itself: it takes no manifests.", hint="Leave them out.")
-    if request.anew:
-        request.anew.check(request.val)
-    elif not request.manifests:
-        raise UsageError("No manifest to evaluate.", hint="Such as: curate evaluate manifests/margin-0.5 --test SHARDS")
-    if not request.test:
-        raise UsageError("Accuracy is measured on --test SHARDS.", hint="Name labelled shards beside the pool.")
-    shards, root = (request.anew.shards, None) if request.anew else _shards_of(request)
-    return RunRequest(
-        shards, request.out, recipe, request.labels, val=request.val, test=request.test, device=request.device,
-        skip_faults=request.skip_faults, copied=request.copied, root=root,
-    )  # fmt: skip
+def _wanted(cells: Iterable[Cell]) -> list[Wanted]:
+    """Returns the rows of the table that runs come to."""
+    rows = dict[tuple[str, str], Wanted]()
+    for cell in cells:
+        arm, pair = cell.arm, (cell.target, cell.arm.name)
+        row = rows.setdefault(pair, Wanted(*pair, arm.label, arm.kind, arm.samples))
+        rows[pair] = replace(row, seeds=row.seeds + 1)
+    return list(rows.values())
 
 
-def _shards_of(request: Request) -> tuple[list[str], Path]:
-    """Returns the shards of the manifests' pool, and the folder that their names are relative to."""
-    folder, *others = request.manifests
-    fingerprint = load_head(folder).pool.fingerprint
-    for other in others:
-        if load_head(other).pool.fingerprint != fingerprint:
-            raise UsageError(f"{folder} and {other} are of different pools.", hint="Evaluate each in its own --out.")
-    by_digest(request.manifests)  # said before anything is decoded
-    root = request.root or read_root(folder)
-    return [str(root / line.name) for line in read_lines(folder)], root
+def _costs(scores: Sequence[Path], arms: Iterable[Arm], progress: Progress) -> Costs:
+    """Returns what selection cost where the runs that scored a manifest are named; says of which they are not."""
+    costs = dict[str, dict[str, Any]]()
+    for arm in arms:
+        if arm.kind != "manifest" or not scores:
+            continue
+        if cost := selection_cost(scores, arm.scored, arm.choosing_seconds):
+            costs[arm.name] = cost
+        else:
+            progress.note(_unknown_cost(arm, scores))
+    return costs
 
 
-def _check_record(request: Request, run: Run, test: str) -> None:
-    """Results that mean different things never share a folder."""
-    fresh = {
-        "test": test, "equal": request.equal, "members": request.members, "scheme": request.scheme,
-        "anew": request.anew.recipe.digest if request.anew else "",
-    }  # fmt: skip
-    path = request.out / RECORD
-    if not path.exists():
-        durable.write_json(path, fresh)
-    known = durable.read_json(path)
-    for name, what in (
-        ("test", "another test set"), ("equal", "another --equal"), ("members", "other members"),
-        ("scheme", "another --scheme"), ("anew", "another --proxy-recipe"),
-    ):  # fmt: skip
-        if known.get(name, SCRATCH if name == "scheme" else "") != fresh[name]:
-            raise RunError(f"{request.out} holds results of {what}.", hint="Choose another --out.")
-    run.log(event="start", setting=run.setting.record())
+def _unknown_cost(arm: Arm, scores: Sequence[Path]) -> str:
+    if not arm.scored:
+        return f"{arm.name} does not say which runs scored it: what its selection cost is not known."
+    lost = not_found(scores, arm.scored)
+    named, all_of_them = len(arm.scored) - len(lost), len(arm.scored)
+    some = f"{named} of the {all_of_them}" if named else "none of the"
+    missing = (f"--scores {one.folder}" if one.folder else f"the run of the recipe {one.recipe}" for one in lost)
+    return (
+        f"{arm.name}: --scores names {some} runs that scored it. For what its selection cost, add {', '.join(missing)}."
+    )
 
 
-def _plan(run: Run, recipe: Recipe, name: str) -> Plan:
-    proxy = recipe.proxy.model_copy(update={"name": name})
-    return plan_for(recipe.model_copy(update={"proxy": proxy}), run.setting, run.pool.classes.num_classes)
+def _record_costs(out: Path, cells: Iterable[Cell], costs: Costs) -> None:
+    """Puts right what results say that selection cost: who trained them may not have named the runs that scored."""
+    for cell in cells:
+        path, cost = cell.path(out), costs.get(cell.arm.name)
+        if not cost or not path.exists():
+            continue
+        result = durable.read_json(path, accuracy=int | float)
+        if result.get("selection") != cost:
+            durable.write_json(path, {**result, "selection": cost})
 
 
-def _check_reading(run: Run, targets: Sequence[str]) -> None:
-    """One store serves all targets of an evaluation: of one that reads words, characters cannot be had."""
-    other = next((name for name in targets if reads_of(name) != run.setting.reads), None)
-    if other:
-        raise UsageError(
-            f"'{other}' reads {reads_of(other)}, and {run.plan.spec.name} reads {run.setting.reads}.",
-            hint="Evaluate such targets one by one, each in its own --out.",
-        )
-
-
-def _cells(request: Request, arms: Sequence[Arm], targets: Sequence[str], numbers: Iterable[int]) -> Iterator[Cell]:
+def _cells(request: Request, arms: Sequence[Arm], numbers: Iterable[int]) -> Iterator[Cell]:
     """Seed by seed, so that every finished seed is a whole row of the table; first what others start from."""
     if request.scheme == PRETRAIN:
         arms = sorted(arms, key=lambda arm: arm.kind != ALL)
     for number in numbers:
-        for target in targets:
+        for target in request.networks:
             for arm in arms:
                 yield Cell(target, arm, number)
 
@@ -301,7 +238,7 @@ def stretched(train: Train, samples: int, whole: int) -> Train:
     )
 
 
-def _run_cell(request: Request, cell: Cell, ground: _Ground, progress: Progress) -> None:
+def _run_cell(request: Request, cell: Cell, ground: _Ground, costs: Costs, progress: Progress) -> None:
     plan, test, whole = ground.plans[cell.target], ground.test, len(ground.labelled_K)
     validate = validation(ground.run, ground.val, plan)
     first = FIRST_SEED + cell.number
@@ -336,7 +273,7 @@ def _run_cell(request: Request, cell: Cell, ground: _Ground, progress: Progress)
         "accuracy": accuracy.together, "each": accuracy.each, "per_class": accuracy.per_class,
         "seconds": round(sum(_seconds(work / str(member)) for member in range(request.members)), 1),
         "flops": TRAIN_PASSES * forward_flops(plan.spec) * len(rows_K) * epochs,
-        "selection": selection_cost(request.scores, cell.arm.scored, cell.arm.choosing_seconds),
+        "selection": costs.get(cell.arm.name),
         "device": plan.device, "threads": torch.get_num_threads(), "is_best": plan.train.member == "best",
     }  # fmt: skip
     if starts:
@@ -392,9 +329,3 @@ def _seconds(folder: Path) -> float:
     lines = (folder / "seconds.txt").read_text(errors="replace").splitlines()
     whole = (re.fullmatch(r"(\d+) (\d+\.\d{3})", line) for line in lines)
     return sum({found[1]: float(found[2]) for found in whole if found}.values())
-
-
-def _tables(request: Request, cells: Sequence[Cell]) -> dict[str, Any]:
-    summary = summarise(request.out / RUNS, [(cell.target, cell.arm.name) for cell in cells])
-    write_tables(request.out, summary)
-    return summary

@@ -230,7 +230,8 @@ def read_margins(path: Path, folder: Path) -> list[Measured]:
         UsageError: it cannot be read, lacks a figure, or is of another manifest.
     """
     mine = f"-{manifest_digest(folder)[:8]}"
-    rows = [row for row in saved_rows(path) if row["kind"] == "manifest" and row["arm"].endswith(mine)]
+    has_run = [row for row in saved_rows(path) if "gain" in row]
+    rows = [row for row in has_run if row["kind"] == "manifest" and row["arm"].endswith(mine)]
     margins = [_margin(row) for row in rows]
     if not margins:
         raise UsageError(f"{path} is not of {folder}.", hint="Evaluate this manifest, or leave the gate out.")

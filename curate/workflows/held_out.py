@@ -57,13 +57,13 @@ def split(run: Run, pixels: Pixels) -> tuple[RowArray, HeldOut | None]:
     Raises:
         UsageError: a fraction out of range, shards partly in the pool, nothing left to train on.
     """
-    train_K, val_K = _split(run, pixels.rows)
+    train_K, val_K = split_rows(run, pixels.rows)
     if val_K is None:
         return train_K, other_shards(run, "val") if run.request.val else None
     return train_K, HeldOut(pixels, val_K)
 
 
-def _split(run: Run, rows: Rows) -> tuple[RowArray, RowArray | None]:
+def split_rows(run: Run, rows: Rows) -> tuple[RowArray, RowArray | None]:
     """Returns the rows to train on, and those of the pool that are held out; None where `--val` names none of it."""
     labelled_K = labelled_within(run, rows, run.request.within)
     if not run.request.val:
@@ -182,7 +182,7 @@ def check_others(run: Run) -> str:
     if request.within:
         check_pool(run.pool, request.within, load_whole(request.within))
     if request.within or request.val:
-        _split(run, rows_of(run.pool))
+        split_rows(run, rows_of(run.pool))
     if request.val and val_fraction(request.val) is None and not _places(run, request.val):
         _other_pool(run, "val")
     return _other_pool(run, "test").fingerprint if request.test else ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,51 @@ Run = dict[str, Any]
 NOT_RUN = "not run"
 
 
-def summarise(runs: Path, wanted: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Wanted:
+    """A row that a table has also where nothing of it has run.
+
+    Attributes:
+        target, arm: whose runs it is of.
+        label, kind, samples: as the results say them; None where the number of samples is not known.
+        seeds: how many runs it is to be of, 0 where that is not known.
+    """
+
+    target: str
+    arm: str
+    label: str
+    kind: str
+    samples: int | None = None
+    seeds: int = 0
+
+
+def summarise(
+    runs: Path, wanted: Iterable[Wanted] = (), selection: Mapping[str, dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """Returns the table of all results in a folder, random and all the data beside every manifest.
 
     Args:
         runs: the folder of results, TARGET/ARM/SEED.json.
-        wanted: (target, arm) that have a row also where nothing has run.
+        wanted: rows that are there also where nothing has run.
+        selection: what selecting an arm cost, by its name, in place of what its results say.
 
     Returns:
-        `rows`, each with: target, arm, label, kind, samples, n, accuracy and spread of the last epoch (not the
-        best one), worst_class, gain over random of the same number and loss against all the data as
-        paired differences over common seeds with their 95 % interval, seconds, selection, and total and speed_up, which
-        are None where a manifest's selection is not known.
+        `rows`, each with: target, arm, label, kind, samples, n, asked (what n is to come to, 0 where that is not
+        known) and, where something has run, accuracy and spread of the last epoch (not the best one), worst_class,
+        gain over random of the same number and loss against all the data as paired differences over common seeds with
+        their 95 % interval, seconds, selection, and total and speed_up, which are None where a manifest's selection is
+        not known.
 
     Raises:
         RunError: a result is damaged.
     """
-    results = [_read(path) for path in sorted(runs.glob("*/*/*.json"))]
-    pairs = list(dict.fromkeys([*((run["target"], run["arm"]) for run in results), *wanted]))
+    results = [{**run, "selection": (selection or {}).get(run["arm"], run["selection"])} for run in results_in(runs)]
+    asked = {(one.target, one.arm): one for one in wanted}
+    pairs = list(dict.fromkeys([*((run["target"], run["arm"]) for run in results), *asked]))
     cells = {pair: {run["seed"]: run for run in results if (run["target"], run["arm"]) == pair} for pair in pairs}
-    rows = [_row(target, arm, cells) for target, arm in pairs]
+    rows = [_row(*pair, cells) if cells[pair] else _not_run(asked[pair]) for pair in pairs]
+    for row, pair in zip(rows, pairs, strict=True):
+        row["asked"] = asked[pair].seeds if pair in asked else 0
     rows.sort(key=lambda row: (row["target"], row["samples"] or 0, row["kind"] == "random", row["arm"]))
     return {"rows": rows, "runs": len(results)}
 
@@ -62,19 +88,32 @@ def saved_rows(path: Path) -> list[dict[str, Any]]:
         ) from error
 
 
+def results_in(runs: Path) -> list[Run]:
+    """Returns all results in a folder, in order of their paths.
+
+    Raises:
+        RunError: one is damaged.
+    """
+    return [_read(path) for path in sorted(runs.glob("*/*/*.json"))]
+
+
 def _read(path: Path) -> Run:
     try:
         result: Run = json.loads(path.read_bytes())
-        result["accuracy"], result["arm"], result["seed"]
+        result["accuracy"], result["arm"], result["seed"], result["selection"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: damaged ({error}).", hint="Delete it; the run is repeated.") from error
     return result
 
 
+def _not_run(row: Wanted) -> dict[str, Any]:
+    return {
+        "target": row.target, "arm": row.arm, "label": row.label, "kind": row.kind, "samples": row.samples, "n": 0
+    }  # fmt: skip
+
+
 def _row(target: str, arm: str, cells: dict[tuple[str, str], dict[int, Run]]) -> dict[str, Any]:
     runs = cells[target, arm]
-    if not runs:
-        return {"target": target, "arm": arm, "label": arm, "kind": "", "samples": None, "n": 0}
     first = next(iter(runs.values()))
     samples = round(_mean(runs, "samples"))  # where each seed selects anew, and some are held out, they differ
     same_size = {seed: cells.get((target, f"random-{run['samples']}"), {}) for seed, run in runs.items()}
@@ -140,11 +179,13 @@ COLUMNS = (
 
 def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
     """Returns a row of the table as text, one cell for each of `COLUMNS`."""
+    samples = "" if row["samples"] is None else f"{row['samples']:,}"
+    n = f"{row['n']} of {row['asked']}" if row["n"] < row.get("asked", 0) else str(row["n"])
     if not row["n"]:
-        return (row["label"], "", "0", NOT_RUN, *[""] * (len(COLUMNS) - 4))
+        return (row["label"], samples, n, NOT_RUN, *[""] * (len(COLUMNS) - 4))
     spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.2f}"
     return (
-        row["label"], f"{row['samples']:,}", str(row["n"]), f"{100 * row['accuracy']:.2f}{spread}",
+        row["label"], samples, n, f"{100 * row['accuracy']:.2f}{spread}",
         f"{100 * row['worst_class']:.1f}", _points(row["gain"]), _points(row["loss"]),
         f"{row['selection']['seconds']:,.0f}" if row["selection"] else "",
         f"{row['seconds']:,.0f}", f"{row['total']:,.0f}" if row.get("total") else "",
@@ -183,8 +224,10 @@ def title(target: str, rows: Sequence[dict[str, Any]]) -> str:
     if run is None:
         return f"Target {target}: {NOT_RUN}."
     votes = f", {run['members']} of them voting" if run["members"] > 1 else ""
+    start = ""
     if run["scheme"] == "pretrain":
         votes += ", fine-tuned from the model of all the data (whose time counts)"
+        start = " (but for over all: the row of all the data is the model that they start from, not trained further)"
     drawn = (
         "each seed trains its own proxy, selects by it and trains its own targets"
         if run.get("anew")
@@ -192,7 +235,7 @@ def title(target: str, rows: Sequence[dict[str, Any]]) -> str:
     )
     when = "of the epoch that was best on --val" if run.get("is_best") else "after the last epoch"
     return (
-        f"Target {target}{votes}, equal {run['equal']}: accuracy in % on the test set {when}, mean ± std "
+        f"Target {target}{votes}, equal {run['equal']}{start}: accuracy in % on the test set {when}, mean ± std "
         f"over n seeds ({drawn}); differences in points, paired by seed, ± half of their 95 % interval; selection in % "
         "of the arithmetic of one target trained on all."
     )

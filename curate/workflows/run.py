@@ -29,7 +29,7 @@ from curate.recipe import Recipe
 from curate.scores import INDEX, RUN, read_record, write_record
 from curate.workflows.base_run import open_base_run
 from curate.workflows.given import Choice, Given, check_given, open_given
-from curate.workflows.setting import Setting, check_device, plan_for, settle
+from curate.workflows.setting import Setting, check_device, check_reads, plan_for, settle
 
 LOG, DIVERGED = "log.jsonl", "diverged.json"
 
@@ -52,6 +52,7 @@ class Request:
         members: a folder of members that were trained before; nothing is trained.
         choice: which of them, where they are a run's; None for all.
         root: the shards' common folder, where it is known.
+        networks: names of those that read the pool in place of the recipe's proxy.
     """
 
     shards: Sequence[str]
@@ -71,6 +72,7 @@ class Request:
     members: Path | None = None
     choice: Choice | None = None
     root: Path | None = None
+    networks: Sequence[str] = ()
 
 
 @dataclass
@@ -158,6 +160,8 @@ def open_run(request: Request, progress: Progress) -> Run:
     )
     if line := note(request.labels, unmatched(pool, request.labels, request.answers)):
         progress.note(line)
+    for name in request.networks:
+        check_reads(name, pool)
     num_classes = (given.num_classes if given else 0) or pool.classes.num_classes
     if not given:
         _check_classes(pool)

@@ -82,7 +82,8 @@ def settle(recipe: Recipe, pool: Pool, out: Path, device: str) -> Setting:
         UsageError: a proxy or options that are not for what the pool holds, samples that cannot be read.
     """
     check_name(recipe.proxy.name)
-    check_kind(recipe, pool)
+    check_reads(recipe.proxy.name, pool)
+    check_options(recipe, pool)
     check_device(device)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     reads = reads_of(recipe.proxy.name)
@@ -118,16 +119,21 @@ def check_device(device: str) -> None:
 FOR_IMAGES = {"pixels": ("size_px", "channels", "mean", "std"), "augment": (), "proxy": ("stem", "width")}
 
 
-def check_kind(recipe: Recipe, pool: Pool) -> None:
-    """Refuses a proxy that reads something else than the pool holds, and options that would say nothing there."""
-    name, is_text = recipe.proxy.name, pool.kind == "text"
+def check_reads(name: str, pool: Pool) -> None:
+    """Refuses a network, by name, that reads something else than the pool holds."""
+    is_text = pool.kind == "text"
     if is_text != (reads_of(name) != "images"):
         fitting = [other for other, row in PROXIES.items() if is_text == (row.reads != "images")]
         reads, holds = ("images", "texts") if is_text else ("texts", "images")
         raise UsageError(
-            f"The proxy '{name}' reads {reads}, and the pool holds {holds}.",
-            hint=f"Choose --proxy {', '.join(fitting)}{'' if is_text else ', or another timm name'}.",
+            f"'{name}' is a network for {reads}, and the pool holds {holds}.",
+            hint=f"Choose {', '.join(fitting)}{'' if is_text else ', or another timm name'}.",
         )
+
+
+def check_options(recipe: Recipe, pool: Pool) -> None:
+    """Refuses options that would say nothing of what the pool holds."""
+    is_text = pool.kind == "text"
     for section, names in (FOR_IMAGES if is_text else {"text": ()}).items():
         given = getattr(recipe, section)
         for option in names or type(given).model_fields:

@@ -58,9 +58,17 @@ def test_each_seed_has_its_own_proxy_and_selection(
     # One proxy of all and a target of half: 2 epochs each, and one pass over the pool to score it.
     assert rows[0]["selection_share"] == pytest.approx((3 * 2 + 1) / (3 * 2), rel=0.01)
     assert all(len(events(folder / "scores", "epoch")) == 2 for folder in folders)
+    assert run([*words, "--keep", "0.5,0.25", "--seeds", "3", "--dry-run", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert (table["done"], table["asked"]) == (6, 15)
+    assert {(row["label"], row["samples"], row["n"], row["asked"]) for row in table["rows"]} == {
+        ("entropy 0.5", 16, 2, 3), ("random", 16, 2, 3), ("all the data", 31, 2, 3),
+        ("entropy 0.25", 8, 0, 3), ("random", 8, 0, 3),
+    }  # fmt: skip
     recipe.write_text(PROXY.replace("epochs = 2", "epochs = 3"))
-    assert run(words) == 1
-    assert "another --proxy-recipe" in capsys.readouterr().err
+    for dry in ([], ["--dry-run"]):
+        assert run([*words, *dry]) == 1
+        assert "another --proxy-recipe" in capsys.readouterr().err
 
 
 def test_sizes_that_differ_by_seed_are_held_against_random_of_their_own_size(

@@ -16,9 +16,10 @@ from conftest import png, write_tar
 
 from curate import durable
 from curate.cli import run
+from curate.manifest.lines import manifest_digest
 from curate.manifest.schema import load_head
 from curate.workflows.cost import cost_of
-from curate.workflows.results import told_apart
+from curate.workflows.results import summarise, told_apart
 
 TARGET = [
     "--target", "preact_resnet20", "--set", "train.epochs=1", "--set", "train.batch_size=16",
@@ -81,7 +82,7 @@ def test_processes_share_the_runs_of_one_evaluation(
         assert is_free
         assert evaluate(toy_manifest, test_folder, out, "--seeds", "1") == 0
         assert "1 more runs are trained by other processes" in capsys.readouterr().err
-        assert "| all | " in (out / "table.md").read_text()
+        assert "| all the data | 47 | 0 of 1 | not run |" in (out / "table.md").read_text()
         assert len(list(out.glob("runs/*/*/*.json"))) == 2
     assert evaluate(toy_manifest, test_folder, out, "--seeds", "1", "--json") == 0
     assert {row["kind"]: row["n"] for row in shown(capsys)["rows"]} == {"manifest": 1, "random": 1, "all": 1}
@@ -263,6 +264,59 @@ def test_what_has_run_is_not_run_again_and_new_runs_join(
     assert "Target resnet10: not run." in capsys.readouterr().out
 
 
+def test_what_selection_cost_is_put_right_without_training_again(
+    toy_manifest: Path, toy_scores: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Forgotten, then wrong, then right: what the files alone tell, as tables of documents are made, follows."""
+    out, wrong = tmp_path / "evaluation", shutil.copytree(toy_scores, tmp_path / "wrong")
+    record = json.loads((wrong / "run.json").read_bytes())
+    (wrong / "run.json").write_text(json.dumps({**record, "recipe_digest": "0" * 32}))
+
+    def kept(*words: str) -> dict:  # type: ignore[type-arg]
+        capsys.readouterr()
+        assert evaluate(toy_manifest, test_folder, out, "--seeds", "1", *words, "--json") == 0
+        return dict(shown(capsys)["rows"][0])
+
+    assert kept()["total"] is None
+    before = {path: json.loads(path.read_bytes()) for path in out.glob("runs/*/*/*.json")}
+    assert kept("--scores", str(wrong))["total"] is None
+    assert evaluate(toy_manifest, test_folder, out, "--seeds", "1", "--scores", str(wrong)) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "--scores names none of the runs that scored it." in told
+    assert f"manifest-{manifest_digest(toy_manifest)[:8]}" in told
+    assert f"--scores{toy_scores}" in told.replace(" ", "")
+    assert kept("--scores", str(toy_scores), "--dry-run")["selection"]["members"] == 4
+    assert before == {path: json.loads(path.read_bytes()) for path in before}
+    row = kept("--scores", str(wrong), "--scores", str(toy_scores))
+    assert row["selection"]["flops"] == cost_of(toy_scores)["flops"]
+    assert row["total"] == row["seconds"] + row["selection"]["seconds"]
+    assert summarise(out / "runs")["rows"][0]["total"] == row["total"]
+    after = {path: {**json.loads(path.read_bytes()), "selection": None} for path in before}
+    assert after == before
+    assert kept()["total"] == row["total"]  # what is known stays
+
+
+def test_a_table_says_what_has_not_run_yet(
+    toy_manifest: Path, pool_folder: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, fresh = tmp_path / "evaluation", tmp_path / "fresh"
+    assert evaluate(toy_manifest, test_folder, out, "--seeds", "2") == 0
+    next(out.glob("runs/*/random-24/001.json")).unlink()
+    assert run(["index", str(pool_folder), "--out", str(tmp_path / "index")]) == 0
+    words = ["--index", str(tmp_path / "index"), "--fn", "random", "--keep", "12"]
+    assert run(["prune", *words, "--out", str(fresh)]) == 0
+    capsys.readouterr()
+    words = ["evaluate", str(toy_manifest), str(fresh), "--test", str(test_folder), "--out", str(out), *TARGET]
+    assert run([*words, "--dry-run", "--md"]) == 0
+    found = capsys.readouterr()
+    assert "5 of 15 runs are there." in found.err
+    for said in (
+        "| random 12 | 12 | 0 of 3 | not run |", "| random | 12 | 0 of 3 | not run |",
+        "| variation_ratio 0.5 | 24 | 2 of 3 |", "| random | 24 | 1 of 3 |", "| all the data | 47 | 2 of 3 |",
+    ):  # fmt: skip
+        assert said in found.out
+
+
 def test_equal_steps_train_the_subset_for_more_epochs(
     toy_manifest: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,6 +347,7 @@ def test_pretrained_targets_go_on_from_the_model_of_everything(
     assert kept["seconds"] > whole["seconds"]
     assert kept["scheme"] == "pretrain"
     assert "fine-tuned from the model of all the data" in (out / "table.md").read_text()
+    assert "equal epochs (but for over all: the row of all the data is the model" in (out / "table.md").read_text()
     (start,) = out.glob("full/*/*.safetensors")
     before = start.read_bytes()
     path = next(out.glob("runs/*/random-24/000.json"))
@@ -342,12 +397,14 @@ def test_what_cannot_be_compared_is_refused(
         (1, ["--equal", "steps"], "another --equal"),
         (1, ["--target-members", "2"], "other members"),
         (1, ["--set", "train.epochs=3"], "another recipe"),
-        (2, ["--target", "preact_resnet2"], "Unknown"),
+        (2, ["--target", "preact_resnet2"], "Unknown network"),
         (2, ["--equal", "time"], "expected epochs or steps"),
     ):
-        capsys.readouterr()
-        assert evaluate(toy_manifest, test_folder, out, "--seeds", "1", *words) == code
-        assert said in capsys.readouterr().err
+        for dry in ([], ["--dry-run"]):
+            capsys.readouterr()
+            assert evaluate(toy_manifest, test_folder, out, "--seeds", "1", *words, *dry) == code
+            assert said in capsys.readouterr().err
+    assert evaluate(toy_manifest, pool_folder, out, "--seeds", "1", "--dry-run") == 2
     assert evaluate(toy_manifest, pool_folder, tmp_path / "own", "--seeds", "1") == 2
     assert "shards of the pool" in capsys.readouterr().err
     assert evaluate(toy_manifest, test_folder, tmp_path / "none", "--dry-run") == 1
@@ -463,7 +520,12 @@ def test_a_curve_is_measured_drawn_and_taken_by_keep_auto(
 
 @pytest.mark.parametrize(
     ("target", "said"),
-    [("inception_v4", "cannot take images of 8 px"), ("vit_tiny_patch16_224", "8 px"), ("resnet81", "Did you mean")],
+    [
+        ("inception_v4", "cannot take images of 8 px"),
+        ("vit_tiny_patch16_224", "8 px"),
+        ("resnet81", "Unknown network 'resnet81'"),
+        ("fasttext", "'fasttext' is a network for texts, and the pool holds images"),
+    ],
 )
 def test_a_target_that_does_not_fit_is_refused_before_anything_is_trained(
     toy_manifest: Path, test_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str, said: str

@@ -261,6 +261,8 @@ def test_characters_are_scored_and_compared_with_words(
     targets = ["--target", "fasttext", "--target", "vdcnn9", "--test", str(test_texts), "--out", str(tmp_path / "t")]
     assert run(["evaluate", str(manifest), *targets]) == 2
     assert "'vdcnn9' reads characters, and fasttext reads words" in capsys.readouterr().err
+    assert run(["evaluate", str(manifest), "--target", "convnet3", *targets[4:]]) == 2
+    assert "'convnet3' is a network for images, and the pool holds texts" in capsys.readouterr().err
 
 
 def test_a_vocabulary_of_one_word_is_scored(tmp_path: Path) -> None:
@@ -282,7 +284,7 @@ def test_a_test_set_of_other_classes_is_refused(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--proxy", "resnet18"], "'resnet18' reads images, and the pool holds texts"),
+        (["--proxy", "resnet18"], "'resnet18' is a network for images, and the pool holds texts"),
         ([*FAST, "--set", "pixels.size_px=32"], "pixels.size_px is for images"),
         ([*FAST, "--set", "augment.cutout_px=4"], "augment.cutout_px is for images"),
         ([*FAST, "--set", "proxy.width=0.5"], "proxy.width is for images"),
@@ -299,7 +301,7 @@ def test_what_is_for_images_is_refused(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--proxy", "fasttext"], "'fasttext' reads texts, and the pool holds images"),
+        (["--proxy", "fasttext"], "'fasttext' is a network for texts, and the pool holds images"),
         (["--set", "text.ngrams=1"], "text.ngrams is for texts"),
     ],
 )
