@@ -32,6 +32,7 @@ from curate.cli.options import (
     ensemble_settings,
     label_source,
     settings_of,
+    show_estimate,
     skips,
     within_time,
 )
@@ -74,6 +75,7 @@ def build_up(
     device: Device = "auto",
     copied: Copied = False,
     max_time: MaxTime = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; touch nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Grow a subset: train on it, score everything, add the best. Resumes by itself."""
@@ -93,6 +95,9 @@ def build_up(
         per_class=per_class, seed=seed, val=val or (), test=test or (), device=device,  # type: ignore[arg-type]  # checked above
         skip_faults=skips(on_bad_shard), max_bad=max_bad, copied=copied,
     )  # fmt: skip
+    if dry_run:
+        work.check(request)
+        return show_estimate("build-up", work.run_request(request, out), request.schedule, as_json=as_json)
     with console.progress(quiet=as_json) as listener:
         records = work.build_up(request, within_time(listener, max_time))
     if as_json:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from curate import console
 from curate.errors import UsageError
 from curate.progress import Deadline, Progress
 
@@ -142,3 +144,19 @@ def skips(on_bad_shard: str) -> bool:
     if on_bad_shard not in ("fail", "skip"):
         raise UsageError(f"--on-bad-shard {on_bad_shard}: expected fail or skip.")
     return on_bad_shard == "skip"
+
+
+def show_estimate(command: str, request: Any, schedule: Sequence[str] = (), *, as_json: bool) -> None:
+    """Shows what a run, or a build-up by a schedule, would take."""
+    from curate.workflows.estimate import estimate
+
+    result = estimate(request, schedule)
+    if as_json:
+        return console.show_json(command, {"dry_run": True, **result})
+    for name, value in result.items():
+        shown = ", ".join(f"{one:,}" for one in value) if isinstance(value, list) else value
+        console.say(
+            f"{name.replace('_', ' ')}: {shown:,}" if isinstance(shown, int) else f"{name.replace('_', ' ')}: {shown}"
+        )
+    console.note("Nothing was written.")
+    return None

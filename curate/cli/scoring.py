@@ -33,6 +33,7 @@ from curate.cli.options import (
     ensemble_settings,
     label_source,
     settings_of,
+    show_estimate,
     skips,
     within_time,
 )
@@ -124,7 +125,7 @@ def score(
         copied=copied, members=members, choice=chosen,
     )  # fmt: skip
     if dry_run:
-        return _show_estimate(request, as_json=as_json)
+        return show_estimate("score", request, as_json=as_json)
     with console.progress(quiet=as_json) as listener:
         summary = (grow if base else work)(request, within_time(listener, max_time))
     _show_scores(summary, out, as_json=as_json)
@@ -159,20 +160,6 @@ def _recipe_of(base: Path) -> Any:
     from curate.workflows.base_run import open_base_run
 
     return open_base_run(base).recipe
-
-
-def _show_estimate(request: Any, *, as_json: bool) -> None:
-    from curate.workflows.estimate import estimate
-
-    result = estimate(request)
-    if as_json:
-        return console.show_json("score", {"dry_run": True, **result})
-    for name, value in result.items():
-        console.say(
-            f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')}: {value}"
-        )
-    console.note("Nothing was written.")
-    return None
 
 
 def _show_scores(summary: dict[str, Any], out: Path, *, as_json: bool) -> None:

@@ -80,7 +80,7 @@ def build_up(request: Request, progress: Progress | None = None) -> list[dict[st
     check(request)
     with durable.lock(request.out):
         with settled_if_accepted(request.out):
-            run = open_run(_run_request(request, request.out), progress)
+            run = open_run(run_request(request, request.out), progress)
             check_fits(run.plan.spec)
             check_others(run)
             _check_sizes(request, run.pool.total - run.pool.bad)
@@ -97,7 +97,7 @@ def build_up(request: Request, progress: Progress | None = None) -> list[dict[st
             folder = request.out / f"iteration-{number}"
             progress.note(f"Iteration {number}: keep {keep} of {run.pool.total:,} samples.")
             if manifests:
-                score(_run_request(request, folder / "scores", manifests[-1]), progress, pixels=pixels)
+                score(run_request(request, folder / "scores", manifests[-1]), progress, pixels=pixels)
                 pruned = pruning.prune(_prune_request(request, keep, folder, manifests, pixels.bad))
             manifests.append(pruned.out)
             records.append(_record(number, pruned))
@@ -191,7 +191,8 @@ def _manifest(request: Request, number: int) -> Path:
     return request.out / f"iteration-{number}" / MANIFEST
 
 
-def _run_request(request: Request, out: Path, within: Path | None = None) -> RunRequest:
+def run_request(request: Request, out: Path, within: Path | None = None) -> RunRequest:
+    """Returns the run of an iteration, trained within a manifest."""
     return RunRequest(
         request.shards, out, request.recipe, request.labels, val=request.val, test=request.test, device=request.device,
         skip_faults=request.skip_faults, max_bad=request.max_bad, within=within, copied=request.copied,

@@ -111,7 +111,10 @@ def test_one_flipped_bit_in_a_checkpoint_is_found(
     load_file(path)  # its format alone does not tell
     (out / "tables" / "toy-0002.tar.parquet").unlink()
     assert run(["score", str(pool_folder), "--out", str(out), *BRIEF]) == 1
-    assert f"{path}: damaged (its tensors are not those that were written)" in capsys.readouterr().err
+    assert (
+        f"{path}: cannot be read as a member: damaged (its tensors are not those that were written)"
+        in capsys.readouterr().err
+    )
 
 
 def test_scored_and_failed_are_counted_on_the_disk(

@@ -268,3 +268,23 @@ def test_a_base_of_another_pool_is_refused(
     assert "is of 48 samples of 3 classes" in said
     assert "decode" not in said
     assert not (tmp_path / "s" / "run.json").exists()
+
+
+def test_a_dry_run_says_what_all_iterations_take_and_touches_nothing(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "b"
+    given = ["build-up", str(pool_folder), "--out", str(out), "--fn", "variation_ratio", *RECIPE, "--dry-run"]
+    assert (
+        run([*given, "--schedule", "0.25,0.5,0.75", "--seeds", "2", "--epochs", "3", "--checkpoints", "2", "--json"])
+        == 0
+    )
+    result = json.loads(capsys.readouterr().out)
+    assert (result["samples"], result["kept"]) == (48, [12, 24, 36])
+    assert (result["epochs"], result["members"]) == (2 * 6, 2 * 4)
+    assert run([*given, "--schedule", "0.25,0.5"]) == 0
+    assert "kept: 12, 24" in capsys.readouterr().out
+    for schedule, said in (("0.5,0.25", "does not rise"), ("12,90", "90 samples were asked for")):
+        assert run([*given, "--schedule", schedule]) == 2
+        assert said in capsys.readouterr().err
+    assert not out.exists()
