@@ -140,7 +140,10 @@ def _known(runs: dict[str, Json], where: dict[str, str]) -> str:
     kinds = {(row["ensemble"], row["members"]): None for run in runs.values() for row in run["ensembles"]}
     body = []
     for kind, members in sorted(kinds, key=lambda kind: kind[1]):
-        rows = [next((row for row in run["ensembles"] if row["ensemble"] == kind), {}) for run in runs.values()]
+        rows = [
+            next((row for row in run["ensembles"] if (row["ensemble"], row["members"]) == (kind, members)), {})
+            for run in runs.values()
+        ]
         body.append(
             [kind, str(members), *(_percent(row[one]) if one in row else NOT_RUN for row in rows for one in where)]
         )

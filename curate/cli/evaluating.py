@@ -281,7 +281,7 @@ def _show_consensus(votes: dict[str, Any]) -> None:
         (f"{row['ensemble']} ({row['members']})", *("-" if row[w] is None else f"{row[w]:.2%}" for w in where))
         for row in votes["ensembles"]
     ]
-    title = f"{votes['run']}: accuracy by votes"
+    title = f"{votes['run']}: accuracy by plurality of votes; of k classes that tie each counts 1/k"
     console.show_table(title, ("ensemble", "trained on", "not trained on", "all that have a label"), kinds)
 
 

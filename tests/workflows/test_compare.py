@@ -306,9 +306,11 @@ def test_samples_without_a_score_are_left_out(
 
 def test_votes_are_counted_the_same_in_any_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     votes = [np.random.default_rng(n).integers(0, 9, 100) for n in range(4)]
-    whole = consensus.plurality(votes)
+    label = np.random.default_rng(4).integers(-1, 12, 100)  # some have none, some one that nobody votes for
+    whole = consensus.right_by_plurality(votes, label)
+    assert np.array_equal(np.isnan(whole), label < 0)
     monkeypatch.setattr(consensus, "CELLS", 30)
-    assert np.array_equal(consensus.plurality(votes), whole)
+    assert np.array_equal(consensus.right_by_plurality(votes, label), whole, equal_nan=True)
 
 
 def test_what_cannot_be_compared_is_refused(
@@ -339,13 +341,43 @@ def test_consensus_counts_the_votes_of_single_members(
     rows = {row["ensemble"]: row for row in found["ensembles"]}
     members = [votes[name] for name in list(votes)[1:]]
     assert rows["single"]["trained"] == pytest.approx(np.mean([(v == label).mean() for v in members]))
-    majority = np.array([np.bincount(sample).argmax() for sample in np.stack(members, 1)])
-    assert rows["combined"]["trained"] == pytest.approx((majority == label).mean())
+    counts = np.array([np.bincount(sample, minlength=9) for sample in np.stack(members, 1)])
+    most = counts == counts.max(1, keepdims=True)
+    assert rows["combined"]["trained"] == pytest.approx((most / most.sum(1, keepdims=True))[range(47), label].mean())
+    # Two members that disagree tie: they are as right as their mean.
+    assert rows["seeds"]["trained"] == pytest.approx(((members[1] == label).mean() + (members[3] == label).mean()) / 2)
+    assert rows["checkpoints"]["trained"] == pytest.approx(rows["single"]["trained"])
     assert [row["members"] for row in rows.values()] == [1, 2, 2, 4]
     assert all(row["untrained"] is None for row in rows.values())
     # What the votes say is what the scores of the ensemble say.
     against = np.array([4 - np.bincount(sample).max() for sample in np.stack(members, 1)]) / 4
     assert np.allclose(against, column(toy_scores, "variation_ratio"))
+
+
+def test_the_last_five_checkpoints_are_an_ensemble_beside_all(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Chitta et al. 2021, tables 2 and 3: checkpoints (5) and checkpoints (20)."""
+    out = tmp_path / "six"
+    words = ["--out", str(out), *TOY[:4], "--epochs", "6", "--checkpoints", "6", *TOY[8:]]
+    assert run(["score", str(pool_folder), *words]) == 0
+    rows = compared(capsys, out, "--consensus")["consensus"][0]["ensembles"]
+    assert [(row["ensemble"], row["members"], row["of"]) for row in rows] == [
+        ("single", 1, 12), ("seeds", 2, 1), ("checkpoints", 5, 2), ("checkpoints", 6, 2), ("combined", 12, 1),
+    ]  # fmt: skip
+    tables = [pq.read_table(path) for path in sorted((out / "votes" / "tables").glob("*.parquet"))]
+    label, right = column(out, "label"), []
+    for seed in (0, 1):
+        names = [f"vote@{seed}/{epoch}" for epoch in range(2, 7)]
+        votes = np.stack([np.concatenate([table[name].to_numpy() for table in tables]) for name in names], 1)
+        counts = np.array([np.bincount(sample, minlength=9) for sample in votes])
+        most = counts == counts.max(1, keepdims=True)
+        right.append((most / most.sum(1, keepdims=True))[range(47), label].mean())
+    assert rows[2]["all"] == pytest.approx(np.mean(right))
+    assert run(["compare", str(out), "--consensus"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "accuracy by plurality of votes; of k classes that tie each counts 1/k" in said
+    assert "checkpoints (5)" in said
 
 
 def test_consensus_is_counted_on_what_was_not_trained_on_too(
@@ -375,7 +407,13 @@ def test_checkpoints_that_agree_all_along_are_fewer_the_more_they_are() -> None:
     last, pair = checkpoint_agreement(votes)
     assert last.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3])
     assert pair.tolist() == pytest.approx([1 / 3, 2 / 3, 1 / 3])
-    assert consensus.plurality(votes).tolist() == [0, 0, 0]
+
+
+def test_a_label_that_ties_counts_by_its_share_however_classes_are_numbered() -> None:
+    votes = [np.array(v) for v in ([2, 1, 1, 0], [2, 1, 0, 1], [0, 0, 0, 2], [1, 0, 1, 0])]
+    label = np.array([2, 1, 1, 1])
+    assert consensus.right_by_plurality(votes, label).tolist() == [1, 0.5, 0.5, 0]
+    assert consensus.right_by_plurality([2 - v for v in votes], 2 - label).tolist() == [1, 0.5, 0.5, 0]
 
 
 def test_what_is_in_common_is_what_prune_would_keep_by_both(
