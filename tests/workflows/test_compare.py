@@ -11,6 +11,7 @@ import pytest
 from conftest import TOY
 from scipy import stats
 
+from curate.acquisition import ACQUISITIONS
 from curate.acquisition.disagreement import checkpoint_agreement
 from curate.cli import run
 from curate.manifest.algebra import kept_mask
@@ -195,6 +196,25 @@ def test_epochs_are_held_against_the_target(
         assert rows[1][name] == pytest.approx(function(first_N, column(two, "entropy"))[0], abs=1e-6)
     assert set(rows[1]["overlap"]) == {"0.1", "0.5"}
     assert "Spearman of each epoch with two" in (tmp_path / "epochs.svg").read_text()
+
+
+def test_the_functions_that_a_trace_holds_are_compared_and_named_beside_others(
+    two_runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is counted so far is, after the last epoch, what the seed's own score is."""
+    one = two_runs[0]
+    traced = ("entropy", "correctness", "forgetting")
+    rows = compared(capsys, one, "--epochs", *(word for fn in traced for word in ("--fn", fn)))["epochs"]
+    assert {row["fn"] for row in rows} == set(traced)
+    tables = [pq.read_table(p) for p in sorted((one / "trace" / "seed-001" / "epoch-002" / "tables").glob("*.parquet"))]
+    so_far = np.concatenate([table["correctness"].to_numpy() for table in tables])
+    assert np.array_equal(so_far, column(one, "correctness@1"))
+    (row,) = (r for r in rows if (r["fn"], r["seed"], r["epoch"]) == ("correctness", 1, 2))
+    assert row["spearman"] == pytest.approx(stats.spearmanr(so_far, column(one, "correctness"))[0], abs=1e-6)
+    assert set(traced) == set(tables[0].column_names) & set(ACQUISITIONS)
+    assert run(["compare", str(one), "--epochs", "--fn", "aum"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, "trace of aum" in err, "holds entropy, correctness and forgetting" in err) == ("", True, True)
 
 
 def test_single_runs_are_held_against_the_targets_own(
