@@ -70,6 +70,12 @@ def vote_names(folder: Path) -> list[str]:
     return [vote_column(member["seed"], member["epoch"]) for member in members]
 
 
+def keeps_checkpoints(folder: Path) -> bool:
+    """Says whether a run keeps the votes of several checkpoints of a seed, which can agree."""
+    names = vote_names(folder)
+    return len(names) > len(_seeds(names))
+
+
 def vote_column(seed: int, epoch: int) -> str:
     """Returns the name of the column that holds a member's votes."""
     return f"{VOTE}{seed}/{epoch}"

@@ -266,9 +266,38 @@ def test_epochs_and_votes_are_drawn(
     assert all(
         f">two, {row['fn']}: " in drawn for row in every if row["is_target"] and row["spearman"] == row["spearman"]
     )
-    for code, wrong in ((2, ["--plot", str(tmp_path / "a.png")]), (2, ["--plot", str(tmp_path / "a.svg")])):
-        assert run(["compare", *map(str, two_runs), "--fn", "entropy", *wrong]) == code
+    assert run(["compare", *map(str, two_runs), "--fn", "entropy", "--plot", str(tmp_path / "a.png")]) == 2
     assert not list(tmp_path.glob("a.*"))
+
+
+def test_the_agreement_is_drawn_where_nothing_else_is_asked_for(
+    two_runs: tuple[Path, Path], toy_scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = two_runs
+    fns = ["--fn", "entropy", "--fn", "aum"]
+    for words, charts in (
+        ([one, two], {"Spearman with two"}),
+        ([one], {"Spearman with seed 1"}),
+        ([one, two, "--target", toy_scores], {"Spearman with scores"}),
+        ([one, two, toy_scores], {"Spearman with two", "Spearman with scores"}),
+        ([one, two, "--cost"], {"Spearman with two"}),
+    ):
+        rows = compared(capsys, *words, *fns, "--plot", tmp_path / "pairs.svg")["agreement"]
+        nodes = list(ElementTree.parse(tmp_path / "pairs.svg").iter())  # noqa: S314
+        assert charts == {node.text for node in nodes if (node.text or "").startswith("Spearman")}
+        titles = [node.text for node in nodes if node.tag.endswith("title")]
+        assert sorted(titles) == sorted(f"{row['a']}, {row['fn']}: {row['spearman']:.3f}" for row in rows)
+
+
+def test_what_has_nothing_to_draw_is_refused_before_it_is_compared(
+    toy_scores: Path, two_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plot = tmp_path / "a.svg"
+    capsys.readouterr()
+    assert run(["compare", str(toy_scores), "--cost", "--plot", str(plot)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, plot.exists(), "keeps no scores of single seeds" in err) == ("", False, True)
+    assert run(["compare", str(toy_scores), "--consensus", "--plot", str(plot)]) == 0
 
 
 def test_one_run_is_its_seeds_and_its_epochs(two_runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
