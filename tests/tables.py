@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from curate.report.agreement import agreement_svg
 from curate.workflows.results import as_markdown, summarise
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
@@ -22,6 +23,12 @@ def results_page() -> str:
         if (folder / "paper.md").exists():
             parts.append((folder / "paper.md").read_text())
     return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def consensus_picture() -> str:
+    """Returns the agreement of checkpoints of both networks on CIFAR-100, as `compare --consensus --plot` draws it."""
+    paths = sorted(RESULTS.glob("ensemble-al-members-cifar100-gpu/consensus-*.json"))
+    return agreement_svg({"consensus": [{**_read(path), "run": _name(path)} for path in paths]})
 
 
 def _read(path: Path) -> Any:
