@@ -351,6 +351,9 @@ def test_samples_without_a_score_are_left_out(
         assert run(["score", str(pool_folder), *SMALL, *within]) == 0
     (row,) = compared(capsys, tmp_path / "within-0", tmp_path / "within-1", "--fn", "aum")["agreement"]
     assert (row["n"], row["spearman"], row["overlap"]) == (0, None, {"0.1": None, "0.5": None})
+    words = ["compare", *(str(tmp_path / f"within-{number}") for number in range(2)), "--fn", "aum"]
+    assert run([*words, "--plot", str(tmp_path / "a.svg")]) == 1
+    assert "no correlation is known" in capsys.readouterr().err
 
 
 def test_votes_are_counted_the_same_in_any_parts(monkeypatch: pytest.MonkeyPatch) -> None:
