@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from curate.report.agreement import agreement_svg
 from curate.workflows.results import Wanted, as_markdown, summarise
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
@@ -23,6 +24,12 @@ def results_page() -> str:
         if (folder / "paper.md").exists():
             parts.append((folder / "paper.md").read_text())
     return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def consensus_picture() -> str:
+    """Returns the agreement of checkpoints of both networks on CIFAR-100, as `compare --consensus --plot` draws it."""
+    paths = sorted(RESULTS.glob("ensemble-al-members-cifar100-gpu/consensus-*.json"))
+    return agreement_svg({"consensus": [{**_read(path), "run": _name(path)} for path in paths]})
 
 
 def _read(path: Path) -> Any:
@@ -150,7 +157,10 @@ def _known(runs: dict[str, Json], where: dict[str, str]) -> str:
     kinds = {(row["ensemble"], row["members"]): None for run in runs.values() for row in run["ensembles"]}
     body = []
     for kind, members in sorted(kinds, key=lambda kind: kind[1]):
-        rows = [next((row for row in run["ensembles"] if row["ensemble"] == kind), {}) for run in runs.values()]
+        rows = [
+            next((row for row in run["ensembles"] if (row["ensemble"], row["members"]) == (kind, members)), {})
+            for run in runs.values()
+        ]
         body.append(
             [kind, str(members), *(_percent(row[one]) if one in row else NOT_RUN for row in rows for one in where)]
         )

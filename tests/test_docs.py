@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TOY
-from tables import results_page
+from tables import consensus_picture, results_page
 from tars import contents, kept_keys
 
 from benchmarks.page import page
@@ -39,6 +39,11 @@ def test_the_guide_of_consumers_is_the_tables() -> None:
 
 def test_the_results_are_those_of_the_kept_files() -> None:
     assert (ROOT / "docs" / "results.md").read_text() == results_page()
+
+
+def test_the_picture_of_the_consensus_is_that_of_the_kept_files() -> None:
+    assert (ROOT / "docs" / "pictures" / "consensus-cifar100.svg").read_text() == consensus_picture()
+    assert "](pictures/consensus-cifar100.svg)" in results_page()
 
 
 def test_the_page_of_performance_is_that_of_the_kept_runs() -> None:

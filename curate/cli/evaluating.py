@@ -27,7 +27,7 @@ from curate.cli.options import (
     skips,
     within_time,
 )
-from curate.errors import UsageError
+from curate.errors import ScoreError, UsageError
 
 EQUAL, SCHEMES = ("epochs", "steps"), ("scratch", "pretrain")
 CORRELATIONS = ("spearman", "pearson", "kendall")
@@ -191,6 +191,8 @@ def compare(
     """Say how alike runs, proxies, seeds or epochs rank a pool."""
     from curate.workflows.compare import Request, run_names
     from curate.workflows.compare import compare as work
+    from curate.workflows.consensus import consensus as count_votes
+    from curate.workflows.consensus import keeps_checkpoints
     from curate.workflows.rankings import keeps_seeds
 
     if plot and plot.suffix not in (".svg", ".html"):
@@ -199,10 +201,13 @@ def compare(
     folders = [*runs, *targets]
     names = run_names(folders)
     is_alone = (consensus or cost) and len(folders) == 1 and not keeps_seeds(runs[0])
+    if plot and is_alone and not (consensus and keeps_checkpoints(runs[0])):
+        raise UsageError(
+            f"--plot {plot}: of {runs[0]} alone, which keeps no scores of single seeds, there is nothing to draw.",
+            hint="Name two runs, or score with --seeds 2 --per-seed; --consensus draws votes of several checkpoints.",
+        )
     result: dict[str, Any] = {} if is_alone else work(Request(runs, targets, fn or (), tops, epochs=epochs))
     if consensus:
-        from curate.workflows.consensus import consensus as count_votes
-
         named = zip(names, runs, strict=False)  # targets have the last names
         result["consensus"] = [{"run": name, **count_votes(folder)} for name, folder in named]
     if cost:
@@ -261,9 +266,9 @@ def _draw_agreement(plot: Path, result: dict[str, Any]) -> None:
 
     picture = agreement_svg(result)
     if not picture:
-        raise UsageError(
-            "There is nothing to draw.",
-            hint="--plot draws --epochs, --consensus, and --target where that keeps several seeds (--per-seed).",
+        raise ScoreError(
+            f"--plot {plot}: no correlation is known, so that there is nothing to draw.",
+            hint="Expected scores of at least two samples in common that are not all alike.",
         )
     plot.parent.mkdir(parents=True, exist_ok=True)
     durable.write_bytes(plot, (picture if plot.suffix == ".svg" else page(picture)).encode())
@@ -284,7 +289,7 @@ def _show_consensus(votes: dict[str, Any]) -> None:
         (f"{row['ensemble']} ({row['members']})", *("-" if row[w] is None else f"{row[w]:.2%}" for w in where))
         for row in votes["ensembles"]
     ]
-    title = f"{votes['run']}: accuracy by votes"
+    title = f"{votes['run']}: accuracy by plurality of votes; of k classes that tie each counts 1/k"
     console.show_table(title, ("ensemble", "trained on", "not trained on", "all that have a label"), kinds)
 
 

@@ -154,9 +154,8 @@ def show_estimate(command: str, request: Any, schedule: Sequence[str] = (), *, a
     if as_json:
         return console.show_json(command, {"dry_run": True, **result})
     for name, value in result.items():
-        shown = ", ".join(f"{one:,}" for one in value) if isinstance(value, list) else value
-        console.say(
-            f"{name.replace('_', ' ')}: {shown:,}" if isinstance(shown, int) else f"{name.replace('_', ' ')}: {shown}"
-        )
+        values = value if isinstance(value, list) else [value]
+        shown = ", ".join(f"{one:,}" if isinstance(one, int) else str(one) for one in values)
+        console.say(f"{name.replace('_', ' ')}: {shown}")
     console.note("Nothing was written.")
     return None

@@ -12,6 +12,7 @@ from typing import Any
 
 from curate.report.lines import Chart, Line, picture
 from curate.statistics import mean_and_spread
+from curate.workflows.compare import RANDOM_ORDER
 
 LABEL = "How alike rankings are"
 MOST_TICKS, MOST_FUNCTIONS = 11, 4
@@ -19,10 +20,13 @@ Rows = Sequence[dict[str, Any]]
 
 
 def agreement_svg(result: Mapping[str, Any]) -> str:
-    """Returns all charts that the result has figures for, one below another; empty where it has none."""
+    """Returns the charts of single runs, epochs and votes, one below another; without these, of the agreement.
+
+    Empty where no correlation is known, as of scores that are all alike.
+    """
     votes = [{"run": one["run"], **row} for one in result.get("consensus", []) for row in one["checkpoints"]]
     charts = [*_of_runs(result.get("single_runs", [])), *_of_epochs(result.get("epochs", [])), *_of_votes(votes)]
-    return picture(charts, LABEL)
+    return picture(charts or _of_pairs(result.get("agreement", [])), LABEL)
 
 
 def page(svg: str) -> str:
@@ -32,22 +36,36 @@ def page(svg: str) -> str:
 
 
 def _of_runs(rows: Rows) -> list[Chart]:
-    fns = list(dict.fromkeys(row["fn"] for row in rows))
+    rows = [{**row, "name": row["run"], "kind": "random" if row["is_target"] else ""} for row in rows]
+    return _by_function(rows, "Spearman with single runs of the target; dashed: its runs with each other")
+
+
+def _of_pairs(rows: Rows) -> list[Chart]:
+    rows = [
+        {**row, "name": row["a"], "kind": "random" if row["a"] == RANDOM_ORDER else "", "spread": 0.0} for row in rows
+    ]
+    others = dict.fromkeys(row["b"] for row in rows)
+    return [
+        chart for b in others for chart in _by_function([row for row in rows if row["b"] == b], f"Spearman with {b}")
+    ]
+
+
+def _by_function(rows: Rows, title: str) -> list[Chart]:
+    fns = list(dict.fromkeys(row["fn"] for row in rows if row["spearman"] == row["spearman"]))
     parts = [fns[at : at + MOST_FUNCTIONS] for at in range(0, len(fns), MOST_FUNCTIONS)]
-    return [chart for part in parts for chart in _of_functions([row for row in rows if row["fn"] in part], part)]
+    return [_of_functions([row for row in rows if row["fn"] in part], part, title) for part in parts]
 
 
-def _of_functions(rows: Rows, fns: Sequence[str]) -> list[Chart]:
+def _of_functions(rows: Rows, fns: Sequence[str], title: str) -> Chart:
     lines = []
-    for name, is_target in dict.fromkeys((row["run"], row["is_target"]) for row in rows):
-        mine = [row for row in rows if (row["run"], row["is_target"]) == (name, is_target)]
-        own = [row for row in mine if row["spearman"] == row["spearman"]]
+    for name, kind in dict.fromkeys((row["name"], row["kind"]) for row in rows):
+        own = [row for row in rows if (row["name"], row["kind"]) == (name, kind) and row["spearman"] == row["spearman"]]
         points = tuple((float(fns.index(row["fn"])), row["spearman"], row["spread"] or 0.0) for row in own)
         if points:
-            lines.append(Line(name, "random" if is_target else "", points))
-    ticks = [(number, fn.replace("_", " ")) for number, fn in enumerate(fns)]
-    title = "Spearman with single runs of the target; dashed: its runs with each other"
-    return [Chart(title, lines, "", ticks, lambda number: fns[int(number)], factor=1)] if lines else []
+            lines.append(Line(name, kind, points))
+    edges = (-0.5, ""), (len(fns) - 0.5, "")
+    ticks = [edges[0], *((float(number), fn.replace("_", " ")) for number, fn in enumerate(fns)), edges[1]]
+    return Chart(title, lines, "", ticks, lambda number: fns[int(number)], factor=1)
 
 
 def _of_epochs(rows: Rows) -> list[Chart]:

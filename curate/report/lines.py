@@ -31,7 +31,7 @@ STYLE = """
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart: points are (x, y, spread), rising; of the kinds, `random` and `all` are dashed."""
+    """One line of a chart: points are (x, y, spread), rising, spread 0 of one value; `random` and `all` are dashed."""
 
     name: str
     kind: str
@@ -125,7 +125,9 @@ def _drawn(
             at, low, high = x + aside, y + spread / 2, y - spread / 2  # bars of one x stand beside each other
             yield f'<line class="bar {colour}" x1="{at:.1f}" x2="{at:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
         digits = 2 if chart.factor == 100 else 3
-        told = f"{chart.factor * height:.{digits}f} ± {chart.factor * deviation:.{digits}f}"
+        told = f"{chart.factor * height:.{digits}f}" + (
+            f" ± {chart.factor * deviation:.{digits}f}" if deviation else ""
+        )
         said = f"{line.name}, {chart.x_said(value)}: {told}"
         yield f'<circle class="dot {colour}" cx="{x}" cy="{y}" r="4"><title>{escape(printable(said))}</title></circle>'
     yield f'<text class="name {colour}" x="{edge + 10}" y="{name_y + 4}">{escape(printable(line.name))}</text>'

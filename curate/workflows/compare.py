@@ -60,6 +60,7 @@ def compare(request: Request) -> dict[str, Any]:
     Raises:
         UsageError: an unknown function, one run without the scores of single seeds.
         ScoreError: runs of different pools, a function that a run has not.
+        RunError: no run beside the targets has a trace of a function.
 
     Cost: O(N log² N) for each function and pair; one function in memory at a time. `k_centers` orders the whole pool
         once for each run.
@@ -70,6 +71,8 @@ def compare(request: Request) -> dict[str, Any]:
         raise ScoreError("The runs are of different pools.", hint="Compare runs over the same shards.")
     fns, named = _functions(request, origins), dict(zip(run_names(folders), origins, strict=True))
     targets = list(named)[len(request.runs) :]
+    if request.epochs:
+        _check_traced(origins[: len(request.runs)], fns)
     found: dict[str, Any] = {"agreement": [], "epochs": [], "single_runs": []}
     for fn in fns:
         rankings = _of_runs(named, fn) if len(named) > 1 else _of_seeds(origins[0], fn)
@@ -78,11 +81,6 @@ def compare(request: Request) -> dict[str, Any]:
         found["agreement"] += _agreement(request, rankings, targets, fn)
     if request.epochs:
         found["epochs"] = [row for name in named if name not in targets for row in _epochs(request, name, named, fns)]
-        if not found["epochs"]:
-            raise RunError(
-                f"None of the runs beside the targets has a trace of {', '.join(fns)}.",
-                hint="Score with --trace in another --out.",
-            )
     return found
 
 
@@ -167,6 +165,15 @@ def _epochs(request: Request, name: str, named: Mapping[str, Origin], fns: Seque
                 alike = correlations(epoch_K, end_K, request.tops)
                 rows.append({"run": name, "fn": fn, "seed": seed, "epoch": epoch, "with": other, **alike})
     return rows
+
+
+def _check_traced(origins: Sequence[Origin], fns: Sequence[str]) -> None:
+    last = [(one, path) for one in origins for *_, path in sorted(_traced(one.scores))[-1:]]
+    if not any(fn in column_names(path, one.pool) for one, path in last for fn in fns):
+        raise RunError(
+            f"None of the runs beside the targets has a trace of {', '.join(fns)}.",
+            hint="A trace holds entropy, correctness and forgetting: score with --trace in another --out.",
+        )
 
 
 def _traced(folder: Path) -> list[tuple[int, int, Path]]:

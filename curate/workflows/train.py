@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from curate.acquisition import ACQUISITIONS
-from curate.acquisition.difficulty import forgetting, never_learned
+from curate.acquisition.difficulty import correctness, forgetting, never_learned
 from curate.acquisition.dynamics import Dynamics
 from curate.errors import DivergedError
 from curate.proxy.pixels import Pixels, chunked
@@ -130,7 +130,7 @@ def _train(
 
 
 def _trace(run: Run, pixels: Pixels, model: nn.Module, dynamics: Dynamics, name: str) -> None:
-    """Writes entropy and correctness of every sample after an epoch, on the plain image, and forgetting so far."""
+    """Writes entropy of every sample, and whether it is right, on the plain image; and its dynamics so far."""
     model.eval()
     out, batch_size = run.request.out / "trace" / name, run.request.recipe.score.batch_size
     parts = list[tuple[NDArray[Any], ...]]()
@@ -145,6 +145,6 @@ def _trace(run: Run, pixels: Pixels, model: nn.Module, dynamics: Dynamics, name:
             correct_N = pa.array(errors_N == 0, mask=run.pool.labels(index)[ordinal_N] < 0)
             columns = {"ordinal": ordinal_N, "entropy": entropy_N, "correct": correct_N}
             so_far = dynamics.of_rows(first, last)
-            columns |= {f.__name__: f(so_far)[ordinal_N] for f in (forgetting, never_learned)}
+            columns |= {f.__name__: f(so_far)[ordinal_N] for f in (correctness, forgetting, never_learned)}
             write_scores(out, run.pool.scans[index].name, columns)
             parts = []

@@ -11,6 +11,7 @@ import pytest
 from conftest import TOY
 from scipy import stats
 
+from curate.acquisition import ACQUISITIONS
 from curate.acquisition.disagreement import checkpoint_agreement
 from curate.cli import run
 from curate.manifest.algebra import kept_mask
@@ -197,6 +198,25 @@ def test_epochs_are_held_against_the_target(
     assert "Spearman of each epoch with two" in (tmp_path / "epochs.svg").read_text()
 
 
+def test_the_functions_that_a_trace_holds_are_compared_and_named_beside_others(
+    two_runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is counted so far is, after the last epoch, what the seed's own score is."""
+    one = two_runs[0]
+    traced = ("entropy", "correctness", "forgetting")
+    rows = compared(capsys, one, "--epochs", *(word for fn in traced for word in ("--fn", fn)))["epochs"]
+    assert {row["fn"] for row in rows} == set(traced)
+    tables = [pq.read_table(p) for p in sorted((one / "trace" / "seed-001" / "epoch-002" / "tables").glob("*.parquet"))]
+    so_far = np.concatenate([table["correctness"].to_numpy() for table in tables])
+    assert np.array_equal(so_far, column(one, "correctness@1"))
+    (row,) = (r for r in rows if (r["fn"], r["seed"], r["epoch"]) == ("correctness", 1, 2))
+    assert row["spearman"] == pytest.approx(stats.spearmanr(so_far, column(one, "correctness"))[0], abs=1e-6)
+    assert set(traced) == set(tables[0].column_names) & set(ACQUISITIONS)
+    assert run(["compare", str(one), "--epochs", "--fn", "aum"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, "trace of aum" in err, "holds entropy, correctness and forgetting" in err) == ("", True, True)
+
+
 def test_single_runs_are_held_against_the_targets_own(
     two_runs: tuple[Path, Path], toy_scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,9 +266,38 @@ def test_epochs_and_votes_are_drawn(
     assert all(
         f">two, {row['fn']}: " in drawn for row in every if row["is_target"] and row["spearman"] == row["spearman"]
     )
-    for code, wrong in ((2, ["--plot", str(tmp_path / "a.png")]), (2, ["--plot", str(tmp_path / "a.svg")])):
-        assert run(["compare", *map(str, two_runs), "--fn", "entropy", *wrong]) == code
+    assert run(["compare", *map(str, two_runs), "--fn", "entropy", "--plot", str(tmp_path / "a.png")]) == 2
     assert not list(tmp_path.glob("a.*"))
+
+
+def test_the_agreement_is_drawn_where_nothing_else_is_asked_for(
+    two_runs: tuple[Path, Path], toy_scores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = two_runs
+    fns = ["--fn", "entropy", "--fn", "aum"]
+    for words, charts in (
+        ([one, two], {"Spearman with two"}),
+        ([one], {"Spearman with seed 1"}),
+        ([one, two, "--target", toy_scores], {"Spearman with scores"}),
+        ([one, two, toy_scores], {"Spearman with two", "Spearman with scores"}),
+        ([one, two, "--cost"], {"Spearman with two"}),
+    ):
+        rows = compared(capsys, *words, *fns, "--plot", tmp_path / "pairs.svg")["agreement"]
+        nodes = list(ElementTree.parse(tmp_path / "pairs.svg").iter())  # noqa: S314
+        assert charts == {node.text for node in nodes if (node.text or "").startswith("Spearman")}
+        titles = [node.text for node in nodes if node.tag.endswith("title")]
+        assert sorted(titles) == sorted(f"{row['a']}, {row['fn']}: {row['spearman']:.3f}" for row in rows)
+
+
+def test_what_has_nothing_to_draw_is_refused_before_it_is_compared(
+    toy_scores: Path, two_runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plot = tmp_path / "a.svg"
+    capsys.readouterr()
+    assert run(["compare", str(toy_scores), "--cost", "--plot", str(plot)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, plot.exists(), "keeps no scores of single seeds" in err) == ("", False, True)
+    assert run(["compare", str(toy_scores), "--consensus", "--plot", str(plot)]) == 0
 
 
 def test_one_run_is_its_seeds_and_its_epochs(two_runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -302,13 +351,18 @@ def test_samples_without_a_score_are_left_out(
         assert run(["score", str(pool_folder), *SMALL, *within]) == 0
     (row,) = compared(capsys, tmp_path / "within-0", tmp_path / "within-1", "--fn", "aum")["agreement"]
     assert (row["n"], row["spearman"], row["overlap"]) == (0, None, {"0.1": None, "0.5": None})
+    words = ["compare", *(str(tmp_path / f"within-{number}") for number in range(2)), "--fn", "aum"]
+    assert run([*words, "--plot", str(tmp_path / "a.svg")]) == 1
+    assert "no correlation is known" in capsys.readouterr().err
 
 
 def test_votes_are_counted_the_same_in_any_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     votes = [np.random.default_rng(n).integers(0, 9, 100) for n in range(4)]
-    whole = consensus.plurality(votes)
+    label = np.random.default_rng(4).integers(-1, 12, 100)  # some have none, some one that nobody votes for
+    whole = consensus.right_by_plurality(votes, label)
+    assert np.array_equal(np.isnan(whole), label < 0)
     monkeypatch.setattr(consensus, "CELLS", 30)
-    assert np.array_equal(consensus.plurality(votes), whole)
+    assert np.array_equal(consensus.right_by_plurality(votes, label), whole, equal_nan=True)
 
 
 def test_what_cannot_be_compared_is_refused(
@@ -339,13 +393,43 @@ def test_consensus_counts_the_votes_of_single_members(
     rows = {row["ensemble"]: row for row in found["ensembles"]}
     members = [votes[name] for name in list(votes)[1:]]
     assert rows["single"]["trained"] == pytest.approx(np.mean([(v == label).mean() for v in members]))
-    majority = np.array([np.bincount(sample).argmax() for sample in np.stack(members, 1)])
-    assert rows["combined"]["trained"] == pytest.approx((majority == label).mean())
+    counts = np.array([np.bincount(sample, minlength=9) for sample in np.stack(members, 1)])
+    most = counts == counts.max(1, keepdims=True)
+    assert rows["combined"]["trained"] == pytest.approx((most / most.sum(1, keepdims=True))[range(47), label].mean())
+    # Two members that disagree tie: they are as right as their mean.
+    assert rows["seeds"]["trained"] == pytest.approx(((members[1] == label).mean() + (members[3] == label).mean()) / 2)
+    assert rows["checkpoints"]["trained"] == pytest.approx(rows["single"]["trained"])
     assert [row["members"] for row in rows.values()] == [1, 2, 2, 4]
     assert all(row["untrained"] is None for row in rows.values())
     # What the votes say is what the scores of the ensemble say.
     against = np.array([4 - np.bincount(sample).max() for sample in np.stack(members, 1)]) / 4
     assert np.allclose(against, column(toy_scores, "variation_ratio"))
+
+
+def test_the_last_five_checkpoints_are_an_ensemble_beside_all(
+    pool_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Chitta et al. 2021, tables 2 and 3: checkpoints (5) and checkpoints (20)."""
+    out = tmp_path / "six"
+    words = ["--out", str(out), *TOY[:4], "--epochs", "6", "--checkpoints", "6", *TOY[8:]]
+    assert run(["score", str(pool_folder), *words]) == 0
+    rows = compared(capsys, out, "--consensus")["consensus"][0]["ensembles"]
+    assert [(row["ensemble"], row["members"], row["of"]) for row in rows] == [
+        ("single", 1, 12), ("seeds", 2, 1), ("checkpoints", 5, 2), ("checkpoints", 6, 2), ("combined", 12, 1),
+    ]  # fmt: skip
+    tables = [pq.read_table(path) for path in sorted((out / "votes" / "tables").glob("*.parquet"))]
+    label, right = column(out, "label"), []
+    for seed in (0, 1):
+        names = [f"vote@{seed}/{epoch}" for epoch in range(2, 7)]
+        votes = np.stack([np.concatenate([table[name].to_numpy() for table in tables]) for name in names], 1)
+        counts = np.array([np.bincount(sample, minlength=9) for sample in votes])
+        most = counts == counts.max(1, keepdims=True)
+        right.append((most / most.sum(1, keepdims=True))[range(47), label].mean())
+    assert rows[2]["all"] == pytest.approx(np.mean(right))
+    assert run(["compare", str(out), "--consensus"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "accuracy by plurality of votes; of k classes that tie each counts 1/k" in said
+    assert "checkpoints (5)" in said
 
 
 def test_consensus_is_counted_on_what_was_not_trained_on_too(
@@ -375,7 +459,13 @@ def test_checkpoints_that_agree_all_along_are_fewer_the_more_they_are() -> None:
     last, pair = checkpoint_agreement(votes)
     assert last.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3])
     assert pair.tolist() == pytest.approx([1 / 3, 2 / 3, 1 / 3])
-    assert consensus.plurality(votes).tolist() == [0, 0, 0]
+
+
+def test_a_label_that_ties_counts_by_its_share_however_classes_are_numbered() -> None:
+    votes = [np.array(v) for v in ([2, 1, 1, 0], [2, 1, 0, 1], [0, 0, 0, 2], [1, 0, 1, 0])]
+    label = np.array([2, 1, 1, 1])
+    assert consensus.right_by_plurality(votes, label).tolist() == [1, 0.5, 0.5, 0]
+    assert consensus.right_by_plurality([2 - v for v in votes], 2 - label).tolist() == [1, 0.5, 0.5, 0]
 
 
 def test_what_is_in_common_is_what_prune_would_keep_by_both(
