@@ -138,7 +138,7 @@ def planned(request: Request, progress: Progress | None = None) -> dict[str, Any
         check_name(name)
     if not (request.out / RECORD).exists():
         raise RunError(f"{request.out} holds no evaluation.", hint="Run the same command without --dry-run.")
-    run, _ = open_evaluation(request, progress)
+    run, _ = open_evaluation(request, progress, is_only_read=True)
     rows = rows_of(run.pool)
     labelled_K, _ = split_rows(run, rows)
     cells, costs = list[Cell](), dict[str, dict[str, Any]]()

@@ -94,8 +94,10 @@ class Cell:
         return out / FULL / self.target / f"{self.number:03d}-{member}.safetensors"
 
 
-def open_evaluation(request: Request, progress: Progress) -> tuple[Run, dict[str, Plan]]:
+def open_evaluation(request: Request, progress: Progress, *, is_only_read: bool = False) -> tuple[Run, dict[str, Plan]]:
     """Returns the run that the targets share and their plans by name. Nothing is decoded or trained.
+
+    With `is_only_read` nothing will be, and results of a GPU can be looked at where there is none.
 
     Raises:
         RunError: the folder holds results of another pool, test set or recipe.
@@ -103,7 +105,7 @@ def open_evaluation(request: Request, progress: Progress) -> tuple[Run, dict[str
     """
     recipe = _of_target(request.recipe)
     with settled_if_accepted(request.out):
-        run = open_run(_run_request(request, recipe), progress)
+        run = open_run(_run_request(request, recipe), progress, is_only_read=is_only_read)
         _check_reading(run, request.networks)
         plans = {name: _plan(run, recipe, name) for name in request.networks}
         for plan in plans.values():

@@ -134,8 +134,13 @@ def _last_byte(file: BinaryIO) -> bytes:
     return file.read(1)
 
 
-def open_run(request: Request, progress: Progress) -> Run:
+def open_run(request: Request, progress: Progress, *, is_only_read: bool = False) -> Run:
     """Indexes the pool and settles how this run works; a resumed run keeps what was settled before.
+
+    Args:
+        request: what is asked.
+        progress: is told of the index.
+        is_only_read: no network will run, so that the device that was settled on need not be here.
 
     Raises:
         RunError: the folder holds a run of another pool, recipe or held-out set.
@@ -171,7 +176,8 @@ def open_run(request: Request, progress: Progress) -> Run:
         open_base_run(request.base).check(pool)
     record = _settled(request, pool, given)
     setting = Setting(**record["setting"])
-    check_device(setting.device)
+    if not is_only_read:
+        check_device(setting.device)
     torch.set_num_threads(setting.threads)
     make_repeatable()
     plan = plan_for(request.recipe, setting, num_classes)

@@ -262,6 +262,13 @@ def test_what_has_run_is_not_run_again_and_new_runs_join(
     capsys.readouterr()
     assert evaluate(toy_manifest, test_folder, out, "--target", "resnet10", "--dry-run", "--md") == 0
     assert "Target resnet10: not run." in capsys.readouterr().out
+    # What a GPU has run is looked at where there is none.
+    record = json.loads((out / "run.json").read_bytes())
+    record["setting"]["device"] = "cuda"
+    (out / "run.json").write_text(json.dumps(record))
+    words = ["evaluate", str(toy_manifest), "--test", str(test_folder), "--out", str(out), *TARGET[:-2]]
+    assert run([*words, "--dry-run", "--md"]) == 0
+    assert "Target preact_resnet20" in capsys.readouterr().out
 
 
 def test_what_selection_cost_is_put_right_without_training_again(
