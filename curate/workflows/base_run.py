@@ -95,8 +95,8 @@ class BaseRun:
             whose = "other members" if known else "members of its own"
             raise UsageError(
                 f"{self.folder} was scored by {whose}, not by those of --members.",
-                hint="Name those, by the same --ensemble, --seeds and --checkpoints if they were chosen; or score all shards "
-                "anew: another --out and no --base."
+                hint="Name those, by the same --ensemble, --seeds and --checkpoints if they were chosen; "
+                "or score all shards anew: another --out and no --base."
                 if known
                 else "Leave out --members.",
             )
