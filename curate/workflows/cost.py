@@ -83,11 +83,14 @@ def not_found(runs: Sequence[Path], scored: Sequence[Scoring]) -> list[Scoring]:
 
 
 def _found(one: Scoring, runs: Sequence[Path]) -> Path | None:
+    """Returns the run that scored a manifest. Runs of one recipe may differ in members: then its place tells."""
+    fitting = []
     for folder in runs:
         record = read_record(folder / RUN)
         if record["recipe_digest"] == one.recipe and one.trained_on in (None, record.get("within", "")):
-            return folder
-    return None
+            fitting.append(folder)
+    named = [folder for folder in fitting if one.folder and folder.resolve() == Path(one.folder).resolve()]
+    return named[0] if named else fitting[0] if len(fitting) == 1 else None
 
 
 def costs_of(folders: Sequence[Path], names: Sequence[str], *, target: str | None) -> list[dict[str, Any]]:
