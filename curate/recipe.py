@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
-from curate.errors import RecipeError, did_you_mean
+from curate.errors import RecipeError, UsageError, did_you_mean
 from curate.pool.tar import printable
 
 # Strict: true is not 1, and "1" is a text. A whole number is a float, too.
@@ -172,6 +172,20 @@ class Recipe(Section):
         """BLAKE2b-128 of the recipe as canonical JSON, hexadecimal."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def check_ensemble(ensemble: str, seeds: int, checkpoints: int) -> None:
+    """Refuses numbers that are not those of the ensemble that was named.
+
+    Raises:
+        UsageError: several checkpoints of `seeds`, several seeds of `checkpoints`, or a single one of what varies.
+    """
+    several = {"seeds": (True, False), "checkpoints": (False, True), "combined": (True, True)}
+    if ensemble and (seeds > 1, checkpoints > 1) != several[ensemble]:
+        raise UsageError(
+            f"--ensemble {ensemble} contradicts {seeds} seeds x {checkpoints} checkpoints.",
+            hint="seeds: --seeds 2 or more; checkpoints: --checkpoints 2 or more; combined: both.",
+        )
 
 
 def load_recipe(path: Path | None, settings: Sequence[str] = ()) -> Recipe:

@@ -28,7 +28,6 @@ from curate.cli.options import (
     Shards,
     TextField,
     app,
-    check_ensemble,
     ensemble_settings,
     label_source,
     settings_of,
@@ -79,7 +78,7 @@ def build_up(
     as_json: Json = False,
 ) -> None:
     """Grow a subset: train on it, score everything, add the best. Resumes by itself."""
-    from curate.recipe import load_recipe
+    from curate.recipe import check_ensemble, load_recipe
 
     for name, rule in (("--first-per-class", first_per_class), ("--per-class", per_class)):
         if rule not in CLASS_RULES:

@@ -115,20 +115,6 @@ def ensemble_settings(ensemble: str) -> list[str]:
     return [f"{single}=1"] if single else []
 
 
-def check_ensemble(ensemble: str, seeds: int, checkpoints: int) -> None:
-    """Refuses numbers that are not those of the ensemble that was named.
-
-    Raises:
-        UsageError: several checkpoints of `seeds`, several seeds of `checkpoints`, or a single one of what varies.
-    """
-    several = {"seeds": (True, False), "checkpoints": (False, True), "combined": (True, True)}
-    if ensemble and (seeds > 1, checkpoints > 1) != several[ensemble]:
-        raise UsageError(
-            f"--ensemble {ensemble} contradicts {seeds} seeds x {checkpoints} checkpoints.",
-            hint="seeds: --seeds 2 or more; checkpoints: --checkpoints 2 or more; combined: both.",
-        )
-
-
 def within_time(listener: Progress, max_time: str) -> Progress:
     """Returns a listener that ends the work when the time is over."""
     if not max_time:

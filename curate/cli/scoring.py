@@ -29,7 +29,6 @@ from curate.cli.options import (
     Shards,
     TextField,
     app,
-    check_ensemble,
     ensemble_settings,
     label_source,
     settings_of,
@@ -93,7 +92,7 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Train the proxy's members, score every sample. Resumes by itself."""
-    from curate.recipe import load_recipe
+    from curate.recipe import check_ensemble, load_recipe
 
     chosen = None
     if members:
@@ -144,8 +143,7 @@ def _chosen(ensemble: str, seeds: int | None, checkpoints: int | None, every: in
     ensemble_settings(ensemble)  # refuses an unknown kind
     seeds = 1 if ensemble == "checkpoints" and seeds is None else seeds
     checkpoints = 1 if ensemble == "seeds" and checkpoints is None else checkpoints
-    check_ensemble(ensemble, seeds or 2, checkpoints or 2)  # None is all: several
-    return Choice(seeds, checkpoints, every or 1)
+    return Choice(seeds, checkpoints, every or 1, ensemble)
 
 
 def _refuse_beside_base(given: dict[str, object]) -> None:

@@ -159,7 +159,9 @@ def _check_labels(request: Request, rows: Rows) -> None:
 def _drawn(request: Request, run: Run, pixels: Pixels) -> pruning.Pruned:
     """Returns the first subset, drawn at random; one that lacks a class is refused and leaves nothing."""
     folder = request.out / "iteration-0"
-    is_new = not (folder / MANIFEST).exists()
+    is_new = not (request.out / RECORD).exists()
+    if is_new:  # of a kill before the record was written; the same words draw the same again
+        shutil.rmtree(folder, ignore_errors=True)
     first = pruning.prune(_prune_request(request, request.schedule[0], folder, [], pixels.bad))
     try:
         labelled_within(run, pixels.rows, first.out)

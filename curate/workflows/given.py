@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from curate.proxy.members import Member, check_members
 from curate.proxy.models import ModelSpec
 from curate.proxy.plan import Plan
 from curate.proxy.training import STATE, member_path
-from curate.recipe import Recipe
+from curate.recipe import Recipe, check_ensemble
 from curate.scores import INDEX, SUMMARY, read_record
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -37,17 +38,20 @@ class Choice:
         seeds: the first so many; None for all.
         checkpoints: the last so many of each seed; None for all.
         every: epochs between them.
+        ensemble: what they are to be: `seeds`, `checkpoints` or `combined`; empty for whatever they are.
     """
 
     seeds: int | None = None
     checkpoints: int | None = None
     every: int = 1
+    ensemble: str = ""
 
     def of(self, members: Sequence[Member], folder: Path) -> list[Member]:
         """Returns the members of a run that are taken, in its order.
 
         Raises:
-            UsageError: the run has fewer seeds, or a seed has no checkpoint of an epoch that is asked for.
+            UsageError: the run has fewer seeds, or a seed has no checkpoint of an epoch that is asked for; or they are
+                not the ensemble that is named.
         """
         seeds = sorted({member.seed for member in members})
         if (self.seeds or 0) > len(seeds):
@@ -56,6 +60,8 @@ class Choice:
                 hint=f"Give --seeds {len(seeds)} or fewer.",
             )
         taken = {(seed, epoch) for seed in seeds[: self.seeds] for epoch in self._epochs(members, seed, folder)}
+        of_seeds = Counter(seed for seed, _ in taken)
+        check_ensemble(self.ensemble, len(of_seeds), max(of_seeds.values()))
         return [member for member in members if (member.seed, member.epoch) in taken]
 
     def _epochs(self, members: Sequence[Member], seed: int, folder: Path) -> Sequence[int]:

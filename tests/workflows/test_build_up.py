@@ -223,6 +223,9 @@ def test_a_class_that_is_missing_from_the_first_subset_is_named(
     assert "keeps no labelled sample of class" in capsys.readouterr().err
     # It settles nothing: the same folder takes another schedule.
     assert not (tmp_path / "b" / "iteration-0").exists()
+    # Nor does a first subset that was drawn before a kill.
+    assert run(["prune", "--index", str(tmp_path / "b" / "index"), "--fn", "random", "--keep", "2",
+                "--out", str(tmp_path / "b" / "iteration-0" / "manifest")]) == 0  # fmt: skip
     words = [word if word != "2,20" else "0.5,0.6" for word in given]
     assert run([*words, "--first-per-class", "equal", "--epochs", "1", "--checkpoints", "1"]) == 0
 

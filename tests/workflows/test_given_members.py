@@ -89,6 +89,13 @@ def test_members_are_chosen_from_a_run_by_kind_number_and_distance(
     ):
         assert score(pool_folder, tmp_path / "never", toy_scores, *words) == 2
         assert said in capsys.readouterr().err
+    shutil.copytree(toy_scores, tmp_path / "single")
+    path = tmp_path / "single" / "summary.json"
+    summary = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**summary, "members": [m for m in summary["members"] if m["seed"] == 0]}))
+    for kind in ("seeds", "combined"):  # of a run that has one seed
+        assert score(pool_folder, tmp_path / "never", tmp_path / "single", "--ensemble", kind) == 2
+        assert f"--ensemble {kind} contradicts 1 seeds x" in capsys.readouterr().err
     assert score(pool_folder, tmp_path / "never", weights(tmp_path / "theirs"), "--ensemble", "seeds") == 2
     assert "is no run" in capsys.readouterr().err
     assert not (tmp_path / "never" / "run.json").exists()
